@@ -1,0 +1,109 @@
+"""Collections: passages, queries, and the judgements that say which passages answer which query."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import NamedTuple
+
+from diffretriever.corpus import PassageReader, Query, read_passages, read_queries
+from diffretriever.corpus.lines import Line, numbered_lines
+from diffretriever.corpus.problems import Problem, shorten
+from diffretriever.errors import CorpusError
+
+
+class Qrel(NamedTuple):
+    """One judgement: how relevant a passage is to a query (0 = judged and not relevant)."""
+
+    query_id: str
+    passage_id: str
+    relevance: int
+
+
+@dataclass(frozen=True)
+class Collection:
+    """A test collection.
+
+    Attributes:
+        name: name of the collection.
+        passages: its corpus, a stream.
+        queries: the queries that have a judgement, in the order of their file.
+        qrels: the judgements.
+    """
+
+    name: str
+    passages: PassageReader
+    queries: list[Query]
+    qrels: list[Qrel]
+
+    @staticmethod
+    def load(folder: str | Path, split: str = "test") -> Collection:
+        """Return the BEIR collection of a folder: its corpus, queries.jsonl and qrels/{split}.tsv.
+
+        Raises:
+            CorpusError: a file is missing or holds a bad line, or no query is judged.
+        """
+        folder = Path(folder)
+        path = folder / "qrels" / f"{split}.tsv"
+        qrels = read_qrels(path)
+        judged = {qrel.query_id for qrel in qrels}
+        queries = [query for query in read_queries(folder) if query.query_id in judged]
+        if not queries:
+            raise CorpusError(f"{path}: judges none of the queries in {folder}; check that both belong together")
+        return Collection(folder.name, read_passages(folder, file_format="beir"), queries, qrels)
+
+
+def scifact() -> Collection:
+    """Return SciFact (5,183 abstracts, 300 test claims), which ships with the package."""
+    return Collection.load(Path(str(files("diffretriever"))) / "data" / "scifact")
+
+
+def read_qrels(path: str | Path) -> list[Qrel]:
+    """Return the judgements of a file, in its order.
+
+    Three columns under a header line are BEIR's (query-id, corpus-id, score); four are TREC's (query, 0, passage,
+    relevance).
+
+    Raises:
+        CorpusError: the file cannot be read, a line is bad, or a pair is judged twice; names file and line.
+    """
+    qrels: list[Qrel] = []
+    seen: dict[tuple[str, str], int] = {}
+    for line in numbered_lines(path):
+        if isinstance(line, Problem):
+            raise CorpusError(str(line))
+        if not line.raw.strip():
+            continue
+        qrel = _qrel(str(path), line)
+        if qrel is None:
+            continue
+        first = seen.setdefault((qrel.query_id, qrel.passage_id), line.number)
+        if first != line.number:
+            pair = f"query {qrel.query_id!r} and passage {qrel.passage_id!r}"
+            raise CorpusError(f"{path}:{line.number}: {pair} were already judged in line {first}; keep one line")
+        qrels.append(qrel)
+    if not qrels:
+        raise CorpusError(f"{path}: holds no judgement")
+    return qrels
+
+
+def _qrel(name: str, line: Line) -> Qrel | None:
+    """Return the judgement of a line, None for a header line."""
+    place = f"{name}:{line.number}"
+    try:
+        text = line.text()
+    except UnicodeDecodeError as error:
+        raise CorpusError(f"{place}: byte 0x{line.raw[error.start]:02x} is no UTF-8; convert the file") from error
+    # BEIR separates by tabs, and its ids may hold spaces; TREC separates by any white space.
+    cells = text.split("\t") if text.count("\t") == 2 else text.split()
+    if len(cells) not in (3, 4):
+        expected = "3 (query-id, corpus-id, score) or 4 (query, 0, passage, relevance)"
+        raise CorpusError(f"{place}: {len(cells)} columns, expected {expected}: {shorten(text)}")
+    if line.number == 1 and cells[0] in ("query-id", "query_id", "qid"):
+        return None
+    query_id, passage_id, relevance = cells[0], cells[-2], cells[-1].strip()
+    try:
+        return Qrel(query_id, passage_id, int(relevance))
+    except ValueError as error:
+        raise CorpusError(f"{place}: relevance {shorten(relevance)} is no whole number: {shorten(text)}") from error
