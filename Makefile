@@ -1,0 +1,50 @@
+# make demo    index and search the bundled SciFact collection with the bundled model
+# make test    run the tests
+# make check   lint, formatting, types, direction of imports
+# make clean   remove the virtual environment and every cache
+#
+# The first call of each makes .venv. PYTHON=python3.12 chooses the interpreter.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install -qq -c constraints.txt
+
+.PHONY: demo test check clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.installed-demo
+	$(BIN)/diffretriever demo
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist
+
+$(VENV)/.installed-demo: pyproject.toml $(VENV)/.installed-torch
+	@echo "installing the package into $(VENV)"
+	@$(PIP) -e ".[eval]"
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml $(VENV)/.installed-torch
+	@echo "installing the package and its development tools into $(VENV)"
+	@$(PIP) -e ".[dev,eval,parquet,train,zstd]"
+	@touch $@
+
+# torch goes first and by itself: asked for alone it may come as a CPU build, where one is offered.
+$(VENV)/.installed-torch: constraints.txt $(BIN)/python
+	@echo "installing torch into $(VENV); this takes some minutes"
+	@$(PIP) torch==2.13.0
+	@touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "diffretriever needs Python 3.10 or later: make PYTHON=python3.11 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,101 @@
+"""The house rules that no linter checks."""
+
+from __future__ import annotations
+
+import ast
+import gzip
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import diffretriever
+
+if sys.version_info >= (3, 11):
+    import tomllib
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = Path(diffretriever.__file__).parent
+MODULES = sorted(PACKAGE.rglob("*.py"))
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+FORBIDDEN = [r"trust_remote_code\s*=\s*True", r"\bpickle\b", r"\btorch\.load\b", r"allow_pickle\s*=\s*True"]
+HEAVY = ["nltk", "pyarrow", "qdrant_edge", "rich", "scipy", "torch", "transformers", "typer"]
+
+
+def module_id(path):
+    return str(path.relative_to(PACKAGE))
+
+
+def run_python(code):
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_id)
+def test_files_and_functions_are_short(path):
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, FUNCTIONS):
+            assert node.end_lineno - node.lineno + 1 <= 60, f"{node.name} is too long"
+
+
+@pytest.mark.parametrize("pattern", FORBIDDEN)
+def test_no_code_from_model_files(pattern):
+    found = [module_id(p) for p in MODULES if re.search(pattern, p.read_text(encoding="utf-8"))]
+    assert found == []
+
+
+def test_import_is_light():
+    code = f"import sys, diffretriever; print([m for m in {HEAVY} if m in sys.modules])"
+    assert run_python(code) == "[]"
+
+
+@pytest.mark.parametrize("name", diffretriever.__all__)
+def test_every_public_name_resolves(name):
+    assert getattr(diffretriever, name) is not None
+    assert name in dir(diffretriever)
+
+
+def test_public_names_are_sorted_and_others_fail():
+    assert diffretriever.__all__ == sorted(diffretriever.__all__)
+    assert set(diffretriever._HOMES) == set(diffretriever.__all__) - {"__version__"}
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = diffretriever.nothing
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib came with Python 3.11")
+def test_one_version_everywhere():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    assert f'return "{version}"' in (PACKAGE / "__init__.py").read_text(encoding="utf-8")
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib came with Python 3.11")
+def test_every_direct_dependency_has_an_exact_version():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [*project["dependencies"], *(d for extra in project["optional-dependencies"].values() for d in extra)]
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = {canonical(line.split("==")[0]) for line in lines if "==" in line}
+    assert {canonical(re.split(r"[<>=!~\[; ]", d)[0]) for d in wanted} <= pinned
+
+
+def canonical(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_the_bundled_collection_is_whole():
+    folder = PACKAGE / "data" / "scifact"
+    with gzip.open(folder / "corpus.jsonl.gz", "rt", encoding="utf-8") as file:
+        passages = [json.loads(line) for line in file]
+    queries = [json.loads(line) for line in (folder / "queries.jsonl").read_text(encoding="utf-8").splitlines()]
+    judged = [line.split("\t") for line in (folder / "qrels" / "test.tsv").read_text(encoding="utf-8").splitlines()[1:]]
+    ids = {p["_id"] for p in passages}
+    assert (len(passages), len(ids), len(queries), len(judged)) == (5183, 5183, 300, 339)
+    assert all(p["text"] and p["title"] and set(p) == {"_id", "title", "text"} for p in passages)
+    assert {q["_id"] for q in queries} == {row[0] for row in judged}
+    assert {row[1] for row in judged} <= ids
