@@ -1,0 +1,141 @@
+"""Backbone: a loaded language model as the retriever sees it: hidden states at chosen positions, logits of them."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from diffretriever.backbones.attention import attention_mask
+from diffretriever.backbones.specs import BackboneSpec
+from diffretriever.sequences import Batch, SpecialIds
+from diffretriever.tokenizer import Tokenizer
+
+# Columns of the vocabulary matrix gathered at once by `logits_of_rows`, which bounds its memory.
+_ROW_BLOCK = 512
+
+
+class Backbone(nn.Module):
+    """A masked-position predictor (or a causal model, for the baselines).
+
+    Attributes:
+        model: the native transformers model with its vocabulary head.
+        spec: its registry row.
+        tokenizer: its tokeniser.
+        special: ids of its mask, end-of-sequence and padding tokens.
+        fingerprint: digest of weights and tokeniser.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        spec: BackboneSpec,
+        tokenizer: Tokenizer,
+        special: SpecialIds,
+        fingerprint: str,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.spec = spec
+        self.tokenizer = tokenizer
+        self.special = special
+        self.fingerprint = fingerprint
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the embeddings, where inputs go."""
+        return self._embedding.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the weights."""
+        return self._embedding.weight.dtype
+
+    @property
+    def hidden_size(self) -> int:
+        """Width D of a hidden state."""
+        return int(self.model.config.hidden_size)  # type: ignore[union-attr,arg-type]
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number V of rows of the vocabulary matrix; may exceed the tokeniser's."""
+        return int(self._decoder.weight.shape[0])
+
+    @property
+    def block_length(self) -> int:
+        """Tokens per block of a block-attention model."""
+        return int(getattr(self.model.config, "block_length", None) or self.spec.block_length)
+
+    @property
+    def _embedding(self) -> nn.Embedding:
+        return cast(nn.Embedding, self.model.get_input_embeddings())  # type: ignore[operator]
+
+    @property
+    def _decoder(self) -> nn.Linear:
+        return cast(nn.Linear, self.model.get_output_embeddings())  # type: ignore[operator]
+
+    def hidden_states(
+        self, ids: torch.Tensor, mask: torch.Tensor, embeddings: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return the last hidden states after the final norm, [B, L, D].
+
+        Args:
+            ids: [B, L] token ids.
+            mask: [B, L] True where a token is real.
+            embeddings: [B, L, D] input embeddings to use in place of those of `ids`.
+        """
+        mask = mask.to(ids.device)
+        implementation = str(self.model.config._attn_implementation)  # type: ignore[union-attr]
+        base = self.model.base_model
+        output = base(  # type: ignore[operator]
+            inputs_embeds=self._embedding(ids) if embeddings is None else embeddings,
+            attention_mask=attention_mask(self.spec, mask, implementation, self.block_length),
+        )
+        return cast(torch.Tensor, output.last_hidden_state)
+
+    def hidden_at(
+        self, batch: Batch, slot_embeddings: torch.Tensor | None = None, *, offset: int = 0
+    ) -> torch.Tensor:
+        """Return the hidden states [B, K, D] at the masked positions, moved by `offset` (-1: the aligned readout).
+
+        Args:
+            batch: sequences of K masked positions each.
+            slot_embeddings: [K, D] learned vectors added to the input embeddings of the masked positions.
+            offset: added to each position before reading.
+        """
+        embeddings = self._embedding(batch.ids)
+        if slot_embeddings is not None:
+            rows = torch.arange(len(batch.ids), device=embeddings.device)[:, None]
+            added = slot_embeddings.to(embeddings.dtype).expand(len(batch.ids), -1, -1)
+            embeddings = embeddings.index_put((rows, batch.slots), added, accumulate=True)
+        hidden = self.hidden_states(batch.ids, batch.mask, embeddings)
+        index = (batch.slots + offset)[:, :, None].expand(-1, -1, hidden.shape[-1]).to(hidden.device)
+        return hidden.gather(1, index)
+
+    def before_vocabulary(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return what the vocabulary matrix is multiplied with: the head's transform of `hidden`, if it has one."""
+        if not self.spec.transform:
+            return hidden
+        return cast(torch.Tensor, self.model.get_submodule(self.spec.transform)(hidden))
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the logits [..., V] of hidden states [..., D] over the full vocabulary."""
+        decoder = self._decoder
+        return F.linear(self.before_vocabulary(hidden.to(decoder.weight.device)), decoder.weight, decoder.bias)
+
+    def logits_of_rows(self, hidden: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """Return the logits [B, K, R] of hidden states [B, K, D] for each text's own vocabulary rows [B, R].
+
+        Only those rows of the vocabulary matrix are multiplied, since the sparse representation keeps no others
+        (method section 3); padding rows (-1) give the logit of id 0, to be ignored.
+        """
+        decoder = self._decoder
+        x = self.before_vocabulary(hidden.to(decoder.weight.device))
+        rows = rows.to(decoder.weight.device).clamp(min=0)
+        blocks = []
+        for ids in rows.split(_ROW_BLOCK, dim=1):
+            block = x @ decoder.weight[ids].transpose(1, 2)
+            blocks.append(block if decoder.bias is None else block + decoder.bias[ids][:, None, :])
+        return torch.cat(blocks, dim=-1) if blocks else x.new_zeros((*x.shape[:2], 0))

@@ -1,0 +1,195 @@
+"""Loading: a model folder (config.json, safetensors, tokeniser) to a Backbone, without remote code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from diffretriever.backbones.attention import probe_attention, set_direction
+from diffretriever.backbones.backbone import Backbone
+from diffretriever.backbones.lora import merge_adapter
+from diffretriever.backbones.specs import BackboneSpec, spec_for
+from diffretriever.backbones.weights import load_weights, shard_paths, weights_digest
+from diffretriever.errors import CheckpointError, InputError, MissingExtraError
+from diffretriever.sequences import SpecialIds
+from diffretriever.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+# Kept by no native config; "auto_map" would name remote code.
+_DROPPED = ("auto_map", "architectures", "model_type", "transformers_version", "torch_dtype", "dtype", "_name_or_path")
+
+
+def load_backbone(
+    folder: Path,
+    *,
+    device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    adapter: Path | None = None,
+    attention: str = "auto",
+    device_map: str | dict[str, int | str] | None = None,
+    tokenizer_folder: Path | None = None,
+) -> Backbone:
+    """Return the backbone of a folder, in eval mode, its attention probed.
+
+    Args:
+        folder: holds config.json, safetensors and a tokeniser, as published.
+        device: where the weights go; the first GPU if there is one, else the CPU.
+        dtype: dtype of the weights; bf16 on a GPU, else fp32.
+        adapter: folder of a LoRA adapter to merge.
+        attention: "auto", "sdpa", "eager" or "flash_attention_2".
+        device_map: "auto" or a map as accelerate takes it, to spread the layers over several devices.
+        tokenizer_folder: folder of the tokeniser, when it is not `folder`.
+
+    Raises:
+        CheckpointError: a file or tensor is missing, unexpected or does not fit.
+        AttentionError: attention turned out to flow in another direction than the row says.
+    """
+    config_json = read_config(folder)
+    spec = spec_for(str(config_json.get("model_type")))
+    device = device or default_device()
+    dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
+    tokenizer = Tokenizer.from_folder(tokenizer_folder or folder)
+    config = native_config(spec, config_json, where=folder)
+    config._attn_implementation = _attention_implementation(attention, device, dtype)
+    model = _empty_model(spec, config)
+    load_weights(model, spec, config, folder, dtype, torch.device("cpu") if device_map else device)
+    digest = hashlib.sha256(weights_digest(shard_paths(folder)).encode())
+    if adapter is not None:
+        merge_adapter(model, spec, adapter)
+        digest.update((adapter / "adapter_model.safetensors").read_bytes())
+    digest.update(tokenizer.digest.encode())
+    model = _dispatch(model, device_map) if device_map else model.to(device)
+    set_direction(model, spec)
+    special = _special_ids(spec, config_json, tokenizer, folder)
+    backbone = Backbone(model.eval(), spec, tokenizer, special, digest.hexdigest()[:16]).eval()
+    probe_attention(backbone)
+    return backbone
+
+
+def default_device() -> torch.device:
+    """Return the first GPU (CUDA, then Apple's), or the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", 0)
+    return torch.device("mps") if torch.backends.mps.is_available() else torch.device("cpu")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return config.json of a model folder.
+
+    Raises:
+        CheckpointError: the folder or the file is missing, or it is not JSON.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise CheckpointError(f"{folder}: no config.json there; give a folder with config.json and *.safetensors")
+    try:
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{path}: not JSON: {error}") from error
+    return config
+
+
+def native_config(spec: BackboneSpec, published: dict[str, Any], where: Path) -> PretrainedConfig:
+    """Return the native class's config for a published one; `auto_map` is never followed.
+
+    Raises:
+        CheckpointError: a value asks for something the native class does not compute.
+    """
+    import transformers
+
+    for key, wanted in spec.requires.items():
+        if key in published and published[key] != wanted:
+            raise CheckpointError(f"{where}/config.json: {key} is {published[key]!r}; only {wanted!r} is supported")
+    values = {k: v for k, v in published.items() if k not in _DROPPED and k not in spec.requires}
+    for old, new in spec.config_keys.items():
+        if old in values:
+            values[new] = values.pop(old)
+    values = {**spec.config_values, **values, "use_cache": False}
+    theta, scaling = values.pop("rope_theta", None), values.pop("rope_scaling", None)
+    if theta is not None and not values.get("rope_parameters"):
+        partial = {k: values[k] for k in ("partial_rotary_factor",) if k in values}
+        values["rope_parameters"] = {"rope_type": "default", "rope_theta": theta, **(scaling or {}), **partial}
+    if values.get("sliding_window") is None:
+        values.pop("sliding_window", None)
+    config_class = getattr(transformers, spec.architecture).config_class
+    config: PretrainedConfig = config_class(**values)
+    return config
+
+
+def _attention_implementation(wanted: str, device: torch.device, dtype: torch.dtype) -> str:
+    if wanted != "auto":
+        if wanted not in ("sdpa", "eager", "flash_attention_2"):
+            raise InputError(f"attention is {wanted!r}; choose auto, sdpa, eager or flash_attention_2")
+        return wanted
+    from transformers.utils import is_flash_attn_2_available
+
+    flash = device.type == "cuda" and dtype in (torch.float16, torch.bfloat16) and is_flash_attn_2_available()
+    return "flash_attention_2" if flash else "sdpa"
+
+
+def _empty_model(spec: BackboneSpec, config: PretrainedConfig) -> nn.Module:
+    import transformers
+
+    with _parameters_on_meta():
+        model: nn.Module = getattr(transformers, spec.architecture)(config)
+    return model.requires_grad_(False)
+
+
+@contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    """Build modules whose parameters take no memory, while buffers (such as rotary frequencies) are computed."""
+    register = nn.Module.register_parameter
+
+    def register_on_meta(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        meta = None if param is None else nn.Parameter(param.data.to("meta"), requires_grad=param.requires_grad)
+        register(module, name, meta)
+
+    nn.Module.register_parameter = register_on_meta  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]
+
+
+def _dispatch(model: nn.Module, device_map: str | dict[str, int | str]) -> nn.Module:
+    try:
+        from accelerate import dispatch_model, infer_auto_device_map
+    except ImportError as error:
+        raise MissingExtraError("accelerate", "train", "spreading a model over several devices") from error
+    if isinstance(device_map, str):
+        device_map = infer_auto_device_map(model, no_split_module_classes=getattr(model, "_no_split_modules", None))
+    dispatched: nn.Module = dispatch_model(model, device_map)
+    return dispatched
+
+
+def _special_ids(spec: BackboneSpec, config: dict[str, Any], tokenizer: Tokenizer, folder: Path) -> SpecialIds:
+    def first_id(role: str, *fallbacks: str | None) -> int | None:
+        value = config.get(f"{role}_token_id")
+        if isinstance(value, int):
+            return value
+        for text in (tokenizer.named.get(f"{role}_token"), *fallbacks):
+            if text is not None and (found := tokenizer.id_of(text)) is not None:
+                return found
+        return None
+
+    separator = tokenizer.named.get("sep_token")
+    end = first_id("eos", separator, "[SEP]")
+    mask = first_id("mask", spec.mask_token)
+    if mask is None and spec.attention != "causal":
+        raise CheckpointError(
+            f"{folder}: neither config.json (mask_token_id) nor the tokeniser names the mask token, and "
+            f"{spec.mask_token!r} is not in the vocabulary"
+        )
+    if end is None:
+        raise CheckpointError(f"{folder}: neither config.json (eos_token_id) nor the tokeniser names the end token")
+    pad = first_id("pad")
+    return SpecialIds(mask=-1 if mask is None else mask, end_of_sequence=end, pad=end if pad is None else pad)

@@ -1,0 +1,182 @@
+"""Weights: tensors of a folder, renamed by a family's key map, into a native module, strictly."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from diffretriever.backbones.specs import BackboneSpec
+from diffretriever.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+
+def shard_paths(folder: Path) -> list[Path]:
+    """Return the safetensors files of a model folder: one file, or those its index names.
+
+    Raises:
+        CheckpointError: there are none, or the index names one that is missing or lies outside the folder.
+    """
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        for name in names:
+            if Path(name).name != name:
+                raise CheckpointError(f"{index}: names a file outside its folder: {name!r}")
+            if not (folder / name).is_file():
+                raise CheckpointError(f"{folder}: {name}, which the index names, is missing")
+        return [folder / name for name in names]
+    single = folder / "model.safetensors"
+    if single.is_file():
+        return [single]
+    raise CheckpointError(
+        f"{folder}: no model.safetensors and no model.safetensors.index.json; only safetensors are read, "
+        "convert other formats first"
+    )
+
+
+def weights_digest(paths: list[Path]) -> str:
+    """Return a hash of the files' headers and of 4 KiB at each of 64 places: quick, and new after any training."""
+    digest = hashlib.sha256()
+    for path in paths:
+        size = path.stat().st_size
+        digest.update(str(size).encode())
+        with path.open("rb") as file:
+            header = file.read(8)
+            digest.update(file.read(min(int.from_bytes(header, "little"), 1 << 24)))
+            for place in range(64):
+                file.seek(size * place // 64)
+                digest.update(file.read(4096))
+    return digest.hexdigest()
+
+
+def native_name(spec: BackboneSpec, name: str) -> str:
+    """Return the native name of a published tensor or module path."""
+    for pattern, replacement in spec.keys:
+        if re.match(pattern, name):
+            return re.sub(f"^{pattern}", replacement, name, count=1)
+    return name
+
+
+def load_weights(
+    model: nn.Module,
+    spec: BackboneSpec,
+    config: PretrainedConfig,
+    folder: Path,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> None:
+    """Fill a module whose parameters are on the meta device, tensor by tensor, from the folder's shards.
+
+    Raises:
+        CheckpointError: a tensor is missing, unexpected, given twice or of another shape; the message names it.
+    """
+    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    seen: set[str] = set()
+    parts: Counter[str] = Counter()
+    for shard in shard_paths(folder):
+        for published, native, part, tensor in _renamed(shard, spec, config):
+            if any(re.fullmatch(p, published) for p in spec.ignored):
+                continue
+            if native not in expected:
+                raise CheckpointError(
+                    f"{shard}: unexpected tensor {published!r} (as {native!r}); a {spec.name} model has none such"
+                )
+            _assign(model, native, part, tensor, dtype, device, where=f"{shard}: {published}")
+            seen.add(native)
+            parts[native] += 0 if part is None else 1 if part[1] != "all" else 2
+    model.tie_weights()  # type: ignore[operator]
+    incomplete = {n for n, count in parts.items() if count and count != 2 * expected[n][0]}
+    missing = sorted((set(expected) - seen - _tied_names(model)) | incomplete)
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise CheckpointError(f"{folder}: the tensor {missing[0]!r} is missing{more}; {_hint(missing)}")
+
+
+def _hint(missing: list[str]) -> str:
+    if all(".predictions." in m or m.startswith(("lm_head", "head.", "decoder.")) for m in missing):
+        return "the folder has no vocabulary head, so its masked positions predict nothing: use a masked-LM checkpoint"
+    return "the download may be incomplete"
+
+
+def _tied_names(model: nn.Module) -> set[str]:
+    if not getattr(model.config, "tie_word_embeddings", False):  # type: ignore[union-attr]
+        return set()
+    return set(getattr(model, "_tied_weights_keys", None) or ())
+
+
+def _renamed(
+    shard: Path, spec: BackboneSpec, config: PretrainedConfig
+) -> Iterator[tuple[str, str, tuple[int, str] | None, torch.Tensor]]:
+    """Yield (published name, native name, place in a stacked tensor or None, tensor), one tensor in memory at a time."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(shard), framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118  (safe_open is no mapping)
+                tensor = file.get_tensor(name)
+                for pattern, replacements in spec.splits:
+                    if re.fullmatch(pattern, name):
+                        for part, new in zip(_split_qkv(tensor, config), replacements, strict=True):
+                            yield name, re.sub(pattern, new, name), None, part
+                        break
+                else:
+                    yield name, *_stacked(spec, name), tensor
+    except SafetensorError as error:
+        raise CheckpointError(f"{shard}: not a readable safetensors file: {error}") from error
+
+
+def _stacked(spec: BackboneSpec, name: str) -> tuple[str, tuple[int, str] | None]:
+    for pattern, replacement in spec.stacks:
+        if match := re.fullmatch(pattern, name):
+            target, half = match.expand(replacement).split(":")
+            return target, (int(match.group(2)), half)
+    return native_name(spec, name), None
+
+
+def _split_qkv(tensor: torch.Tensor, config: PretrainedConfig) -> tuple[torch.Tensor, ...]:
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+    return tensor.split([heads * head_dim, kv_heads * head_dim, kv_heads * head_dim])
+
+
+def _assign(
+    model: nn.Module,
+    name: str,
+    part: tuple[int, str] | None,
+    tensor: torch.Tensor,
+    dtype: torch.dtype,
+    device: torch.device,
+    where: str,
+) -> None:
+    path, _, leaf = name.rpartition(".")
+    module = model.get_submodule(path)
+    current = getattr(module, leaf)
+    keep_fp32 = not isinstance(current, nn.Parameter) and current.dtype == torch.float32
+    tensor = tensor.to(device=device, dtype=torch.float32 if keep_fp32 else dtype)
+    if part is not None:
+        if current.is_meta:
+            current = nn.Parameter(torch.zeros(current.shape, dtype=dtype, device=device), requires_grad=False)
+            setattr(module, leaf, current)
+        expert, half = part
+        rows = current.data[expert]
+        target = rows if half == "all" else rows.chunk(2)[int(half)]
+        _same_shape(target.shape, tensor.shape, where)
+        target.copy_(tensor)
+        return
+    _same_shape(current.shape, tensor.shape, where)
+    setattr(module, leaf, nn.Parameter(tensor, requires_grad=False) if isinstance(current, nn.Parameter) else tensor)
+
+
+def _same_shape(wanted: torch.Size, got: torch.Size, where: str) -> None:
+    if wanted != got:
+        raise CheckpointError(f"{where} has shape {list(got)}, the config asks for {list(wanted)}")

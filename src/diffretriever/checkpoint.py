@@ -1,0 +1,161 @@
+"""Checkpoint: where a model's files are, and the settings a retriever was made with."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+
+from diffretriever.backbones.lora import adapter_settings, is_adapter
+from diffretriever.errors import CheckpointError
+
+ALIASES: Mapping[str, str] = {
+    "dream-7b": "Dream-org/Dream-v0-Instruct-7B",
+    "llada-8b": "GSAI-ML/LLaDA-8B-Instruct",
+}
+
+_SETTINGS = "retriever_config.json"
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja")
+
+
+@dataclass(frozen=True)
+class RetrieverSettings:
+    """What `retriever_config.json` records beside a model's weights.
+
+    Attributes:
+        prompt: a template's name, or the template itself as its JSON object.
+        query_slots: K_q.
+        passage_slots: K_p.
+        max_query_length: longest query in tokens.
+        max_passage_length: longest passage in tokens.
+        readout: "slot" or "aligned".
+        steps: denoising steps S.
+        protocol: name of the conventions.
+        tuned: whether the model was tuned for retrieval; untuned ones stop early at special tokens.
+        expected_ids: prefix and suffix ids per side that a checkpoint of the paper's code records, to be checked.
+    """
+
+    prompt: str | Mapping[str, object] | None = None
+    query_slots: int | None = None
+    passage_slots: int | None = None
+    max_query_length: int = 512
+    max_passage_length: int = 512
+    readout: str = "slot"
+    steps: int = 1
+    protocol: str = "default"
+    tuned: bool = False
+    expected_ids: tuple[tuple[int, ...], ...] | None = None
+
+    @classmethod
+    def load(cls, folder: Path) -> RetrieverSettings:
+        """Return the settings in a folder; those of an untuned model if it has none.
+
+        Both our own file and the one that the paper's code writes are read.
+
+        Raises:
+            CheckpointError: the file is not JSON, or asks for something unknown.
+        """
+        path = folder / _SETTINGS
+        if not path.is_file():
+            return cls(tuned=is_adapter(folder))
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise CheckpointError(f"{path}: not JSON: {error}") from error
+        if "n_gen_tokens" in raw:
+            return _of_the_papers_code(raw, path)
+        if raw.pop("format", 1) != 1:
+            raise CheckpointError(f"{path}: written by a newer version of this package; upgrade to read it")
+        known = set(cls.__dataclass_fields__) - {"expected_ids"}
+        if unknown := sorted(set(raw) - known):
+            raise CheckpointError(f"{path}: unknown setting {unknown[0]!r}; known are {', '.join(sorted(known))}")
+        return cls(**raw)
+
+    def save(self, folder: Path) -> None:
+        """Write `retriever_config.json`."""
+        raw = {"format": 1, **asdict(replace(self, expected_ids=None))}
+        del raw["expected_ids"]
+        (folder / _SETTINGS).write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
+
+
+def _of_the_papers_code(raw: Mapping[str, object], path: Path) -> RetrieverSettings:
+    for switch in ("use_k_adapter", "use_k_pre_encoder", "use_eos"):
+        if raw.get(switch):
+            raise CheckpointError(f"{path}: {switch} is set, which is not supported")
+    numbers = {k: int(str(raw[k])) for k in ("n_gen_q_tokens", "n_gen_p_tokens", "max_length", "num_denoise_steps")}
+    ids = [raw[f"{side}_{part}_ids"] for side in ("query", "passage") for part in ("prefix", "suffix")]
+    return RetrieverSettings(
+        query_slots=numbers["n_gen_q_tokens"],
+        passage_slots=numbers["n_gen_p_tokens"],
+        max_query_length=numbers["max_length"],
+        max_passage_length=numbers["max_length"],
+        steps=numbers["num_denoise_steps"],
+        tuned=True,
+        expected_ids=tuple(tuple(i) for i in ids),  # type: ignore[arg-type]
+    )
+
+
+def locate(name: str | Path) -> Path:
+    """Return the folder of a model: "mini" (shipped), a folder, an alias, or a hub id (downloaded or cached).
+
+    Raises:
+        CheckpointError: there is no such folder, or the hub cannot be reached and holds no cached copy.
+    """
+    if str(name) == "mini":
+        folder = Path(str(files("diffretriever") / "models" / "mini"))
+        if not (folder / "config.json").is_file():
+            raise CheckpointError(f"the model 'mini' is missing from this installation ({folder}); reinstall the package")
+        return folder
+    if Path(name).is_dir():
+        return Path(name)
+    hub_id = ALIASES.get(str(name), str(name))
+    if not _HUB_ID.fullmatch(hub_id) or str(name).startswith(("/", ".", "~")):
+        raise CheckpointError(
+            f"no folder {str(name)!r}; give 'mini', a folder, a hub id such as {ALIASES['dream-7b']!r}, or one of "
+            f"{', '.join(ALIASES)}"
+        )
+    return _download(hub_id)
+
+
+def _download(hub_id: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=list(_FILES)))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise CheckpointError(
+            f"{hub_id!r} is neither a folder here nor in the local cache, and the model hub did not give it "
+            f"({type(error).__name__}): go online, or copy its files to a folder and give that folder"
+        ) from error
+
+
+@dataclass(frozen=True)
+class CheckpointFolders:
+    """Where the parts of a checkpoint are: base weights, adapter if any, and tokeniser."""
+
+    base: Path
+    adapter: Path | None
+    tokenizer: Path
+
+
+def checkpoint_folders(folder: Path, base: str | Path | None = None) -> CheckpointFolders:
+    """Return the parts of a checkpoint: itself, or the base that its adapter_config.json names.
+
+    Args:
+        folder: a full model, or a LoRA adapter.
+        base: folder or hub id of the adapter's base, when it is not where the adapter says.
+    """
+    if not is_adapter(folder):
+        return CheckpointFolders(Path(base) if base else folder, None, folder)
+    named = str(adapter_settings(folder).get("base_model_name_or_path") or "")
+    if base is None and not named:
+        raise CheckpointError(f"{folder}: adapter_config.json names no base model; give it as `base`")
+    beside = folder / named
+    base_folder = locate(base) if base is not None else beside if beside.is_dir() else locate(named)
+    own = any((folder / f).is_file() for f in ("tokenizer.json", "vocab.json"))
+    return CheckpointFolders(base_folder, folder, folder if own else base_folder)

@@ -1,0 +1,69 @@
+"""The exceptions of the package.
+
+    DiffRetrieverError
+    ├── InputError           (ValueError)         a text, an option or a number that cannot be used
+    ├── PromptError          (ValueError)         a prompt template that cannot be read or filled
+    ├── CheckpointError      (ValueError)         a model folder whose files are missing, foreign or do not fit
+    ├── AttentionError       (RuntimeError)       a loaded backbone that does not attend as its row says
+    ├── CorpusError          (ValueError)         an input file with a bad line; says which
+    ├── IndexFormatError     (ValueError)         a directory that is no index, or one of another format
+    ├── IndexMismatchError   (ValueError)         a query encoded otherwise than the index
+    ├── IndexLockedError     (RuntimeError)       an index that another process holds open
+    ├── PassageNotFoundError (KeyError)           an id that the index does not hold
+    └── MissingExtraError    (ImportError)        an optional dependency that is not installed
+
+Every message says what is wrong, the value seen, and what to do.
+"""
+
+from __future__ import annotations
+
+
+class DiffRetrieverError(Exception):
+    """Base of every exception this package raises on purpose."""
+
+
+class InputError(DiffRetrieverError, ValueError):
+    """A text, option or number given by the caller cannot be used."""
+
+
+class PromptError(DiffRetrieverError, ValueError):
+    """A prompt template cannot be found, read or filled."""
+
+
+class CheckpointError(DiffRetrieverError, ValueError):
+    """A model folder lacks a file or tensor, or holds one that does not fit."""
+
+
+class AttentionError(DiffRetrieverError, RuntimeError):
+    """A loaded backbone does not attend in the direction its registry row says."""
+
+
+class CorpusError(DiffRetrieverError, ValueError):
+    """An input file holds a line that cannot be read; the message names file and line."""
+
+
+class IndexFormatError(DiffRetrieverError, ValueError):
+    """A directory is not an index, is damaged, or was written by a newer version."""
+
+
+class IndexMismatchError(DiffRetrieverError, ValueError):
+    """Representations were made otherwise than those of the index; the message says what differs."""
+
+
+class IndexLockedError(DiffRetrieverError, RuntimeError):
+    """Another process holds the index open."""
+
+
+class PassageNotFoundError(DiffRetrieverError, KeyError):
+    """The index holds no passage of this id."""
+
+    def __str__(self) -> str:
+        """Show the message itself; KeyError would show its repr."""
+        return str(self.args[0]) if self.args else ""
+
+
+class MissingExtraError(DiffRetrieverError, ImportError):
+    """An optional dependency is missing; the message names the extra that brings it."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(f"{purpose} needs the package {package!r}: pip install \"diffretriever[{extra}]\"")

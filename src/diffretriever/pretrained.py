@@ -1,0 +1,127 @@
+"""Opening and saving a retriever's checkpoint: settings, backbone, slot embeddings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from diffretriever.backbones.backbone import Backbone
+from diffretriever.backbones.loading import load_backbone
+from diffretriever.checkpoint import RetrieverSettings, checkpoint_folders, locate
+from diffretriever.errors import CheckpointError, InputError
+from diffretriever.prompts import Chat, Prompt
+
+_SLOTS = "slots.safetensors"
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded backbone, the settings to use it with, and [2, K_max, D] slot embeddings if it has any."""
+
+    backbone: Backbone
+    settings: RetrieverSettings
+    slot_embeddings: torch.Tensor | None
+
+
+def open_checkpoint(
+    name_or_path: str | Path,
+    given: Mapping[str, object],
+    *,
+    base: str | Path | None,
+    device: str | torch.device | None,
+    dtype: str | torch.dtype | None,
+    attention: str,
+    device_map: str | dict[str, int | str] | None,
+) -> Checkpoint:
+    """Return a checkpoint whose recorded settings are overridden by what is given and not None."""
+    folder = locate(name_or_path)
+    parts = checkpoint_folders(folder, base)
+    settings = RetrieverSettings.load(folder)
+    backbone = load_backbone(
+        parts.base,
+        device=None if device is None else torch.device(device),
+        dtype=_dtype(dtype),
+        adapter=parts.adapter,
+        attention=attention,
+        device_map=device_map,
+        tokenizer_folder=parts.tokenizer,
+    )
+    if settings.expected_ids is not None and given.get("prompt") is None:
+        settings = replace(settings, prompt=_prompt_of_ids(backbone, settings, folder))
+    settings = replace(settings, **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
+    return Checkpoint(backbone, settings, _slot_embeddings(folder))
+
+
+def save_checkpoint(
+    folder: Path, backbone: Backbone, settings: RetrieverSettings, slot_embeddings: torch.Tensor | None
+) -> None:
+    """Write config, weights, tokeniser, slot embeddings and settings into a folder that `open_checkpoint` reads.
+
+    Weights are written under the native class's names, and the config says which row they belong to.
+    """
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    model = backbone.model
+    tied = set(getattr(model, "_tied_weights_keys", None) or ()) if _tied(model) else set()
+    tensors = {n: t.detach().cpu().contiguous() for n, t in model.state_dict().items() if n not in tied}
+    save_file(tensors, str(folder / "model.safetensors"), metadata={"format": "pt"})
+    config = json.loads(model.config.to_json_string(use_diff=False))  # type: ignore[union-attr,operator]
+    special = {f"{k}_token_id": v for k, v in _special(backbone).items()}
+    config = {**config, "model_type": backbone.spec.model_types[0], **special}
+    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    backbone.tokenizer.save(folder)
+    settings.save(folder)
+    if slot_embeddings is not None:
+        save_file({"slot_embeddings": slot_embeddings.detach().cpu().contiguous()}, str(folder / _SLOTS))
+
+
+def _tied(model: torch.nn.Module) -> bool:
+    return bool(getattr(model.config, "tie_word_embeddings", False))  # type: ignore[union-attr]
+
+
+def _special(backbone: Backbone) -> dict[str, int]:
+    special = backbone.special
+    return {"mask": special.mask, "eos": special.end_of_sequence, "pad": special.pad}
+
+
+def _slot_embeddings(folder: Path) -> torch.Tensor | None:
+    from safetensors.torch import load_file
+
+    if not (folder / _SLOTS).is_file():
+        return None
+    tensors = load_file(str(folder / _SLOTS))
+    if set(tensors) != {"slot_embeddings"}:
+        raise CheckpointError(f"{folder / _SLOTS}: holds {sorted(tensors)}, not one tensor 'slot_embeddings'")
+    return tensors["slot_embeddings"].float()
+
+
+def _prompt_of_ids(backbone: Backbone, settings: RetrieverSettings, folder: Path) -> str:
+    """Return the bundled template that tokenises to the ids which the checkpoint was trained with."""
+    chat = Chat.load(backbone.spec.chat)
+    for name in ("few", "one", "three"):
+        prompt = Prompt.load(name)
+        sides = (
+            prompt.affixes("query", chat, settings.query_slots or 1),
+            prompt.affixes("passage", chat, settings.passage_slots or 1),
+        )
+        ids = backbone.tokenizer.encode([text for side in sides for text in side], parse_special_tokens=True)
+        if tuple(tuple(i) for i in ids) == settings.expected_ids:
+            return name
+    raise CheckpointError(
+        f"{folder}: was trained with a prompt that is none of the bundled ones (few, one, three) for this tokeniser; "
+        "give the right template as `prompt`"
+    )
+
+
+def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    if dtype is None or isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype not in _DTYPES:
+        raise InputError(f"dtype is {dtype!r}; choose one of {', '.join(_DTYPES)}")
+    return _DTYPES[dtype]

@@ -1,0 +1,145 @@
+"""Tokenizer: text to ids and back, with the special tokens of a model folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diffretriever.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as RustTokenizer
+
+# Qwen2's split of text before byte-level BPE: contractions, words with one leading sign, single digits, signs, spaces.
+_QWEN2_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_NAMED = ("bos_token", "eos_token", "pad_token", "mask_token", "cls_token", "sep_token", "unk_token")
+
+
+class Tokenizer:
+    """A model folder's tokeniser, without remote code.
+
+    Attributes:
+        named: special tokens by role, as tokenizer_config.json names them ("eos_token" -> "<|endoftext|>").
+        special_ids: ids of all named and additional special tokens.
+    """
+
+    def __init__(self, rust: RustTokenizer, settings: dict[str, Any]) -> None:
+        from tokenizers import Tokenizer as RustTokenizer
+
+        rust.no_padding()
+        rust.no_truncation()
+        self._parsing = rust
+        # A second tokeniser that reads "<|im_end|>" in a user's text as plain characters, never as the token.
+        self._literal = RustTokenizer.from_str(rust.to_str())
+        self._literal.encode_special_tokens = True
+        self.named = {role: text for role in _NAMED if (text := _content(settings.get(role)))}
+        extra = settings.get("additional_special_tokens") or settings.get("extra_special_tokens") or []
+        extra = list(extra.values()) if isinstance(extra, dict) else extra
+        texts = [*self.named.values(), *(_content(t) for t in extra)]
+        self.special_ids = frozenset(i for t in texts if t and (i := rust.token_to_id(t)) is not None)
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> Tokenizer:
+        """Return the tokeniser of a folder: tokenizer.json, or vocab.json + merges.txt of the Qwen2 family."""
+        from tokenizers import Tokenizer as RustTokenizer
+
+        settings: dict[str, Any] = {}
+        for name in ("special_tokens_map.json", "tokenizer_config.json"):
+            if (folder / name).is_file():
+                settings |= json.loads((folder / name).read_text(encoding="utf-8"))
+        if (folder / "tokenizer.json").is_file():
+            return cls(RustTokenizer.from_file(str(folder / "tokenizer.json")), settings)
+        if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+            return cls(_byte_level_bpe(folder, settings), settings)
+        raise CheckpointError(f"{folder}: no tokenizer.json, and no vocab.json with merges.txt")
+
+    def encode(self, texts: Sequence[str], *, parse_special_tokens: bool) -> list[list[int]]:
+        """Return the ids of each text, nothing added around them.
+
+        Lone surrogates, which no UTF-8 text can hold, are read as U+FFFD.
+        """
+        rust = self._parsing if parse_special_tokens else self._literal
+        clean = [_SURROGATE.sub("\ufffd", t) for t in texts]
+        return [e.ids for e in rust.encode_batch_fast(clean, add_special_tokens=False)]
+
+    def encode_words(self, words: list[str]) -> list[list[int]]:
+        """Return the ids of each word tokenised alone."""
+        return self.encode(words, parse_special_tokens=False)
+
+    def id_of(self, token: str) -> int | None:
+        """Return the id of a token's exact text, or None."""
+        found: int | None = self._parsing.token_to_id(token)
+        return found
+
+    def text_of(self, token_id: int) -> str:
+        """Return a vocabulary item as people read it: stripped of spaces, "##" and byte marks."""
+        raw: str | None = self._parsing.id_to_token(token_id)
+        if raw is None:
+            return f"<{token_id}>"
+        if token_id in self.special_ids or raw.startswith("##"):
+            return raw
+        text: str = self._parsing.decode([token_id], skip_special_tokens=False)
+        return text.strip() or raw
+
+    def __len__(self) -> int:
+        size: int = self._parsing.get_vocab_size(with_added_tokens=True)
+        return size
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of the whole tokeniser."""
+        return hashlib.sha256(self._parsing.to_str().encode()).hexdigest()
+
+    def save(self, folder: Path) -> None:
+        """Write tokenizer.json and the names of the special tokens."""
+        self._parsing.save(str(folder / "tokenizer.json"))
+        extra = sorted(t for i in self.special_ids if (t := self._parsing.id_to_token(i)) not in self.named.values())
+        about = {**self.named, "additional_special_tokens": extra}
+        (folder / "tokenizer_config.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+
+
+def _content(token: object) -> str | None:
+    """Return a special token's text; folders write it as a string or as an object."""
+    if isinstance(token, dict):
+        token = token.get("content")
+    return token if isinstance(token, str) else None
+
+
+def _added_tokens(folder: Path, settings: dict[str, Any]) -> Iterator[tuple[int, str]]:
+    listed = settings.get("added_tokens_decoder")
+    if listed:
+        yield from sorted((int(i), t["content"]) for i, t in listed.items())
+    elif (folder / "added_tokens.json").is_file():
+        tokens = json.loads((folder / "added_tokens.json").read_text(encoding="utf-8"))
+        yield from sorted((i, t) for t, i in tokens.items())
+
+
+def _byte_level_bpe(folder: Path, settings: dict[str, Any]) -> RustTokenizer:
+    """Build Qwen2's tokeniser, which Dream shares, from its vocabulary and merges."""
+    from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
+    from tokenizers import Tokenizer as RustTokenizer
+
+    bpe = models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
+    rust = RustTokenizer(bpe)
+    rust.normalizer = normalizers.NFC()
+    rust.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_QWEN2_SPLIT), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    rust.decoder = decoders.ByteLevel()
+    for token_id, text in _added_tokens(folder, settings):
+        rust.add_special_tokens([AddedToken(text, normalized=False, special=True)])
+        if rust.token_to_id(text) != token_id:
+            got = rust.token_to_id(text)
+            raise CheckpointError(f"{folder}: the added token {text!r} should have id {token_id}, but got {got}")
+    return rust
