@@ -21,7 +21,12 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = Path(diffretriever.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
-FORBIDDEN = [r"trust_remote_code\s*=\s*True", r"\bpickle\b", r"\btorch\.load\b", r"allow_pickle\s*=\s*True"]
+FORBIDDEN = [
+    r"trust_remote_code\s*=\s*True",
+    r"\bpickle\b",
+    r"\btorch\.load\((?!.*weights_only=True)",
+    r"allow_pickle\s*=\s*True",
+]
 HEAVY = ["nltk", "pyarrow", "qdrant_edge", "rich", "scipy", "torch", "transformers", "typer"]
 
 
@@ -63,7 +68,7 @@ def test_every_public_name_resolves(name):
 
 def test_public_names_are_sorted_and_others_fail():
     assert diffretriever.__all__ == sorted(diffretriever.__all__)
-    assert set(diffretriever._HOMES) == set(diffretriever.__all__) - {"__version__"}
+    assert set(diffretriever._HOMES) == set(diffretriever.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = diffretriever.nothing
 
@@ -71,7 +76,7 @@ def test_public_names_are_sorted_and_others_fail():
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib came with Python 3.11")
 def test_one_version_everywhere():
     version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
-    assert f'return "{version}"' in (PACKAGE / "__init__.py").read_text(encoding="utf-8")
+    assert diffretriever.__version__ in (version, "0+unknown")  # unknown: run from source, not installed
     assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
 
 

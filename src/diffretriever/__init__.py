@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from diffretriever.prompts import Prompt
     from diffretriever.representations import Provenance, Representations
     from diffretriever.retriever import DiffRetriever
-
-    __version__: str
+    from diffretriever.version import __version__
 
 __all__ = [
     "DiffRetriever",
@@ -41,31 +40,20 @@ _HOMES = {
     "Prompt": "prompts",
     "Provenance": "representations",
     "Representations": "representations",
+    "__version__": "version",
 }
 
 
 def __getattr__(name: str) -> object:
     """Import a public name when it is first asked for, so that `import diffretriever` costs next to nothing."""
-    if name == "__version__":
-        value: object = _installed_version()
-    elif name in _HOMES:
-        from importlib import import_module
+    from importlib import import_module
 
-        value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    else:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-def _installed_version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("diffretriever")
-    except PackageNotFoundError:  # run from a source tree that was never installed
-        return "0.1.0"
