@@ -108,7 +108,7 @@ def locate(name: str | Path) -> Path:
     if str(name) == "mini":
         folder = Path(str(files("diffretriever") / "models" / "mini"))
         if not (folder / "config.json").is_file():
-            raise CheckpointError(f"the model 'mini' is missing from this installation ({folder}); reinstall the package")
+            raise CheckpointError(f"the model 'mini' is missing from this installation ({folder}); install it again")
         return folder
     if Path(name).is_dir():
         return Path(name)

@@ -123,13 +123,14 @@ def predictions_of(backbone: Backbone, hidden: torch.Tensor, words: int) -> Pred
     flat = hidden.reshape(-1, hidden.shape[-1])
     rows = max(1, _LOGITS_AT_ONCE // backbone.vocabulary_size)
     parts = []
-    for chunk in flat.split(rows):
+    for chunk in torch.split(flat, rows):
         log_p = torch.log_softmax(backbone.logits(chunk).float(), dim=-1)
         entropy = -(log_p.exp() * log_p).sum(-1)
         top = log_p.topk(min(max(words, 1), log_p.shape[-1]), dim=-1)
         parts.append((log_p.argmax(-1), -entropy, top.indices[:, :words], top.values[:, :words].exp()))
     shape = hidden.shape[:2]
-    return Predictions(*(torch.cat(p).reshape(*shape, *p[0].shape[1:]).to(hidden.device) for p in zip(*parts, strict=True)))
+    joined = [torch.cat(p) for p in zip(*parts, strict=True)]
+    return Predictions(*(j.reshape(*shape, *j.shape[1:]).to(hidden.device) for j in joined))
 
 
 def kept_slots(tokens: torch.Tensor, stop_ids: torch.Tensor, quote_ids: torch.Tensor | None) -> torch.Tensor:

@@ -6,8 +6,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypedDict
 
 import torch
+from typing_extensions import Unpack
 
 from diffretriever.backbones.backbone import Backbone
 from diffretriever.backbones.loading import load_backbone
@@ -28,27 +30,45 @@ class Checkpoint:
     slot_embeddings: torch.Tensor | None
 
 
+class BackboneOptions(TypedDict, total=False):
+    """How to load a backbone, whatever the checkpoint says.
+
+    Attributes:
+        base: base model of an adapter, when it is not where the adapter says.
+        device: such as "cpu" or "cuda:1"; the first GPU by default.
+        dtype: such as "float32" or "bfloat16"; bf16 on a GPU and fp32 on a CPU by default.
+        attention: "auto", "sdpa", "eager" or "flash_attention_2".
+        device_map: "auto" or a map, to spread a large model over several devices.
+    """
+
+    base: str | Path | None
+    device: str | torch.device | None
+    dtype: str | torch.dtype | None
+    attention: str
+    device_map: str | dict[str, int | str] | None
+
+
 def open_checkpoint(
-    name_or_path: str | Path,
-    given: Mapping[str, object],
-    *,
-    base: str | Path | None,
-    device: str | torch.device | None,
-    dtype: str | torch.dtype | None,
-    attention: str,
-    device_map: str | dict[str, int | str] | None,
+    name_or_path: str | Path, given: Mapping[str, object], **options: Unpack[BackboneOptions]
 ) -> Checkpoint:
-    """Return a checkpoint whose recorded settings are overridden by what is given and not None."""
+    """Return a checkpoint whose recorded settings are overridden by what is given and not None.
+
+    Args:
+        name_or_path: what `checkpoint.locate` understands.
+        given: fields of `RetrieverSettings`.
+        options: how to load the backbone.
+    """
     folder = locate(name_or_path)
-    parts = checkpoint_folders(folder, base)
+    parts = checkpoint_folders(folder, options.get("base"))
+    device = options.get("device")
     settings = RetrieverSettings.load(folder)
     backbone = load_backbone(
         parts.base,
         device=None if device is None else torch.device(device),
-        dtype=_dtype(dtype),
+        dtype=_dtype(options.get("dtype")),
         adapter=parts.adapter,
-        attention=attention,
-        device_map=device_map,
+        attention=options.get("attention") or "auto",
+        device_map=options.get("device_map"),
         tokenizer_folder=parts.tokenizer,
     )
     if settings.expected_ids is not None and given.get("prompt") is None:
@@ -82,7 +102,7 @@ def save_checkpoint(
 
 
 def _tied(model: torch.nn.Module) -> bool:
-    return bool(getattr(model.config, "tie_word_embeddings", False))  # type: ignore[union-attr]
+    return bool(getattr(model.config, "tie_word_embeddings", False))
 
 
 def _special(backbone: Backbone) -> dict[str, int]:

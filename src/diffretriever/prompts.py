@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from diffretriever.conventions import Side
 from diffretriever.errors import PromptError
@@ -49,7 +49,9 @@ class Chat:
     @classmethod
     def load(cls, name: str) -> Chat:
         """Return the bundled chat format of that name."""
-        return cls(**_read_json("chats", name))
+        raw = _read_json("chats", name)
+        roles = raw.pop("roles")
+        return cls(**{k: str(v) for k, v in raw.items()}, roles=cast(Mapping[str, str], roles))
 
     def opening(self, role: str) -> str:
         """Return the text before a turn of `role`."""
@@ -160,7 +162,7 @@ def _counted(template: SideTemplate, slots: int) -> SideTemplate:
     return SideTemplate(user=adapt(template.user), assistant=adapt(template.assistant))
 
 
-def _read_json(kind: str, name: str) -> dict[str, object]:  # noqa: ANN401
+def _read_json(kind: str, name: str) -> dict[str, object]:
     folder = files("diffretriever") / "data" / kind
     bundled = sorted(p.name.removesuffix(".json") for p in folder.iterdir() if p.name.endswith(".json"))
     source = folder / f"{name}.json" if name in bundled else Path(name)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse as sp
 import torch
+from typing_extensions import Unpack
 
 from diffretriever.backbones.backbone import Backbone
 from diffretriever.checkpoint import RetrieverSettings
@@ -18,7 +19,7 @@ from diffretriever.corpus import Passage
 from diffretriever.denoising import Denoising, Stops, kept_slots, read_slots
 from diffretriever.encoder import PassageLike
 from diffretriever.errors import CheckpointError, InputError
-from diffretriever.pretrained import open_checkpoint, save_checkpoint
+from diffretriever.pretrained import BackboneOptions, open_checkpoint, save_checkpoint
 from diffretriever.progress import progress_bar
 from diffretriever.prompts import Chat, Prompt
 from diffretriever.representations import Provenance, Representations, SlotWords
@@ -105,12 +106,8 @@ class DiffRetriever:
         steps: int | None = None,
         max_query_length: int | None = None,
         max_passage_length: int | None = None,
-        base: str | Path | None = None,
-        device: str | torch.device | None = None,
-        dtype: str | torch.dtype | None = None,
-        attention: str = "auto",
-        device_map: str | dict[str, int | str] | None = None,
         batch_tokens: int | None = None,
+        **backbone_options: Unpack[BackboneOptions],
     ) -> DiffRetriever:
         """Return the retriever of a checkpoint; options that are None are those the checkpoint records.
 
@@ -125,12 +122,8 @@ class DiffRetriever:
             steps: denoising steps S.
             max_query_length: longest query in tokens.
             max_passage_length: longest passage in tokens.
-            base: base model of an adapter, when it is not where the adapter says.
-            device: such as "cpu" or "cuda:1"; the first GPU by default.
-            dtype: such as "float32" or "bfloat16"; bf16 on a GPU and fp32 on a CPU by default.
-            attention: "auto", "sdpa", "eager" or "flash_attention_2".
-            device_map: "auto" or a map, to spread a large model over several devices.
             batch_tokens: tokens per forward pass.
+            backbone_options: base, device, dtype, attention, device_map: see `open_checkpoint`.
 
         Raises:
             CheckpointError: files are missing, foreign or do not fit.
@@ -146,9 +139,7 @@ class DiffRetriever:
             "max_query_length": max_query_length,
             "max_passage_length": max_passage_length,
         }
-        checkpoint = open_checkpoint(
-            name_or_path, given, base=base, device=device, dtype=dtype, attention=attention, device_map=device_map
-        )
+        checkpoint = open_checkpoint(name_or_path, given, **backbone_options)
         return cls(
             checkpoint.backbone,
             checkpoint.settings,

@@ -101,7 +101,8 @@ class Tokenizer:
     def save(self, folder: Path) -> None:
         """Write tokenizer.json and the names of the special tokens."""
         self._parsing.save(str(folder / "tokenizer.json"))
-        extra = sorted(t for i in self.special_ids if (t := self._parsing.id_to_token(i)) not in self.named.values())
+        special = {str(self._parsing.id_to_token(i)) for i in self.special_ids}
+        extra = sorted(special - set(self.named.values()))
         about = {**self.named, "additional_special_tokens": extra}
         (folder / "tokenizer_config.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 

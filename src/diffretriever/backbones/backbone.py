@@ -95,9 +95,7 @@ class Backbone(nn.Module):
         )
         return cast(torch.Tensor, output.last_hidden_state)
 
-    def hidden_at(
-        self, batch: Batch, slot_embeddings: torch.Tensor | None = None, *, offset: int = 0
-    ) -> torch.Tensor:
+    def hidden_at(self, batch: Batch, slot_embeddings: torch.Tensor | None = None, *, offset: int = 0) -> torch.Tensor:
         """Return the hidden states [B, K, D] at the masked positions, moved by `offset` (-1: the aligned readout).
 
         Args:
@@ -135,7 +133,7 @@ class Backbone(nn.Module):
         x = self.before_vocabulary(hidden.to(decoder.weight.device))
         rows = rows.to(decoder.weight.device).clamp(min=0)
         blocks = []
-        for ids in rows.split(_ROW_BLOCK, dim=1):
+        for ids in torch.split(rows, _ROW_BLOCK, dim=1):
             block = x @ decoder.weight[ids].transpose(1, 2)
             blocks.append(block if decoder.bias is None else block + decoder.bias[ids][:, None, :])
         return torch.cat(blocks, dim=-1) if blocks else x.new_zeros((*x.shape[:2], 0))

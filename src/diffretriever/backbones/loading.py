@@ -130,7 +130,7 @@ def _attention_implementation(wanted: str, device: torch.device, dtype: torch.dt
         if wanted not in ("sdpa", "eager", "flash_attention_2"):
             raise InputError(f"attention is {wanted!r}; choose auto, sdpa, eager or flash_attention_2")
         return wanted
-    from transformers.utils import is_flash_attn_2_available
+    from transformers.utils.import_utils import is_flash_attn_2_available
 
     flash = device.type == "cuda" and dtype in (torch.float16, torch.bfloat16) and is_flash_attn_2_available()
     return "flash_attention_2" if flash else "sdpa"

@@ -55,7 +55,9 @@ def merge_adapter(model: nn.Module, spec: BackboneSpec, folder: Path) -> int:
         try:
             layer = model.get_submodule(native)
         except AttributeError as error:
-            raise CheckpointError(f"{folder}: the adapter names {path!r} ({native!r}), which the model lacks") from error
+            raise CheckpointError(
+                f"{folder}: the adapter names {path!r} ({native!r}), which the model lacks"
+            ) from error
         weight = layer.weight
         if not isinstance(weight, torch.Tensor) or weight.shape != (up.shape[0], down.shape[1]):
             raise CheckpointError(

@@ -197,9 +197,7 @@ SPECS: tuple[BackboneSpec, ...] = (
         shift=1,
         config_values={"attention_bias": True},
     ),
-    BackboneSpec(
-        name="qwen3", model_types=("qwen3",), architecture="Qwen3ForCausalLM", attention="causal", shift=1
-    ),
+    BackboneSpec(name="qwen3", model_types=("qwen3",), architecture="Qwen3ForCausalLM", attention="causal", shift=1),
     BackboneSpec(
         name="llama",
         model_types=("llama",),

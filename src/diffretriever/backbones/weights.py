@@ -94,7 +94,7 @@ def load_weights(
             _assign(model, native, part, tensor, dtype, device, where=f"{shard}: {published}")
             seen.add(native)
             parts[native] += 0 if part is None else 1 if part[1] != "all" else 2
-    model.tie_weights()  # type: ignore[operator]
+    model.tie_weights()
     incomplete = {n for n, count in parts.items() if count and count != 2 * expected[n][0]}
     missing = sorted((set(expected) - seen - _tied_names(model)) | incomplete)
     if missing:
@@ -109,7 +109,7 @@ def _hint(missing: list[str]) -> str:
 
 
 def _tied_names(model: nn.Module) -> set[str]:
-    if not getattr(model.config, "tie_word_embeddings", False):  # type: ignore[union-attr]
+    if not getattr(model.config, "tie_word_embeddings", False):
         return set()
     return set(getattr(model, "_tied_weights_keys", None) or ())
 
@@ -117,7 +117,7 @@ def _tied_names(model: nn.Module) -> set[str]:
 def _renamed(
     shard: Path, spec: BackboneSpec, config: PretrainedConfig
 ) -> Iterator[tuple[str, str, tuple[int, str] | None, torch.Tensor]]:
-    """Yield (published name, native name, place in a stacked tensor or None, tensor), one tensor in memory at a time."""
+    """Yield (published name, native name, place in a stacked tensor or None, tensor), holding one tensor at a time."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -146,7 +146,7 @@ def _stacked(spec: BackboneSpec, name: str) -> tuple[str, tuple[int, str] | None
 def _split_qkv(tensor: torch.Tensor, config: PretrainedConfig) -> tuple[torch.Tensor, ...]:
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
-    return tensor.split([heads * head_dim, kv_heads * head_dim, kv_heads * head_dim])
+    return torch.split(tensor, [heads * head_dim, kv_heads * head_dim, kv_heads * head_dim])
 
 
 def _assign(

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+
+GOLDEN = Path(__file__).parent / "golden"
+CHECKPOINTS = GOLDEN / "checkpoints"
+
+
+class Inputs(NamedTuple):
+    query_ids: list[str]
+    queries: list[str]
+    passage_ids: list[str]
+    passages: list[str]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    return GOLDEN
+
+
+@pytest.fixture(scope="session")
+def checkpoints() -> Path:
+    return CHECKPOINTS
+
+
+@pytest.fixture(scope="session")
+def inputs() -> Inputs:
+    raw = json.loads((GOLDEN / "inputs.json").read_text(encoding="utf-8"))
+    return Inputs(
+        [i for i, _ in raw["queries"]],
+        [t for _, t in raw["queries"]],
+        [i for i, *_ in raw["corpus"]],
+        raw["corpus_text_as_encoded"],
+    )
