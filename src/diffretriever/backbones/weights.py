@@ -6,9 +6,9 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
@@ -94,7 +94,7 @@ def load_weights(
             _assign(model, native, part, tensor, dtype, device, where=f"{shard}: {published}")
             seen.add(native)
             parts[native] += 0 if part is None else 1 if part[1] != "all" else 2
-    model.tie_weights()
+    cast(Callable[[], None], model.tie_weights)()
     incomplete = {n for n, count in parts.items() if count and count != 2 * expected[n][0]}
     missing = sorted((set(expected) - seen - _tied_names(model)) | incomplete)
     if missing:

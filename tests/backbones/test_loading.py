@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from diffretriever.backbones import loading
+from diffretriever.backbones.loading import load_backbone
+from diffretriever.errors import AttentionError, CheckpointError, InputError
+from tests.backbones.published import CONFIGS, native_model, published_tensors, spec_of, write
+
+FAMILIES = sorted(CONFIGS)
+CPU = torch.device("cpu")
+
+
+def token_ids(rows: int = 2, length: int = 40) -> torch.Tensor:
+    return torch.randint(0, 1999, (rows, length), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_hidden_states_and_logits_equal_the_native_model(name: str, tmp_path: Path) -> None:
+    native = native_model(name)
+    backbone = load_backbone(write(name, tmp_path, native), device=CPU)
+    ids = token_ids()
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    attention = spec_of(name).attention
+    reference_mask: torch.Tensor | None = None
+    if attention != "causal" and name not in ("bert", "modernbert"):
+        reference_mask = torch.ones(2, 1, 40, 40, dtype=torch.bool)
+        if attention == "block":
+            reference_mask[:, :, :32, 32:] = False
+    with torch.inference_mode():
+        want = native(input_ids=ids, attention_mask=reference_mask, output_hidden_states=False)
+        got = backbone.logits(backbone.hidden_states(ids, mask))
+    torch.testing.assert_close(got, want.logits, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_same_text_gives_the_same_vector_in_any_batch(name: str, tmp_path: Path) -> None:
+    backbone = load_backbone(write(name, tmp_path, native_model(name)), device=CPU)
+    ids = token_ids(4, 40)
+    lengths = [40, 7, 23, 31]
+    mask = torch.arange(40)[None] < torch.tensor(lengths)[:, None]
+    with torch.inference_mode():
+        together = backbone.hidden_states(ids, mask)
+        for row, length in enumerate(lengths):
+            alone = backbone.hidden_states(ids[row : row + 1, :length], mask[row : row + 1, :length])
+            torch.testing.assert_close(together[row, :length], alone[0], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["dream", "llada", "bert"])
+def test_bf16_batches_agree_to_its_precision(name: str, tmp_path: Path) -> None:
+    backbone = load_backbone(write(name, tmp_path, native_model(name)), device=CPU, dtype=torch.bfloat16)
+    ids = token_ids(4, 40)
+    mask = torch.arange(40)[None] < torch.tensor([40, 7, 23, 31])[:, None]
+    with torch.inference_mode():
+        together = backbone.hidden_states(ids, mask)[1, :7].float()
+        alone = backbone.hidden_states(ids[1:2, :7], mask[1:2, :7])[0].float()
+    assert torch.cosine_similarity(together, alone, dim=-1).min() > 0.99
+
+
+def test_block_attention_looks_back_and_not_ahead(tmp_path: Path) -> None:
+    backbone = load_backbone(write("llada2_moe", tmp_path, native_model("llada2_moe")), device=CPU)
+    ids = token_ids(1, 70)
+    other = ids.clone()
+    other[0, 40] += 1
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    with torch.inference_mode():
+        moved = (backbone.hidden_states(ids, mask) - backbone.hidden_states(other, mask)).abs().amax(-1)[0]
+    assert moved[:32].max() == 0
+    assert moved[32:40].min() > 0
+    assert moved[41:].max() > 0
+
+
+@pytest.mark.parametrize("name", ["dream", "llada"])
+def test_causal_by_accident_is_caught(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write(name, tmp_path, native_model(name))
+    monkeypatch.setattr(loading, "set_direction", lambda model, spec: None)
+    monkeypatch.setattr("diffretriever.backbones.backbone.attention_mask", lambda spec, mask, *_: mask.long())
+    with pytest.raises(AttentionError, match="attention is causal, the row says full"):
+        load_backbone(folder, device=CPU)
+
+
+def test_full_by_accident_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write("qwen2", tmp_path, native_model("qwen2"))
+    full = torch.ones(2, 1, 8, 8, dtype=torch.bool)
+    monkeypatch.setattr("diffretriever.backbones.backbone.attention_mask", lambda *_: full)
+    with pytest.raises(AttentionError, match="attention is full, the row says causal"):
+        load_backbone(folder, device=CPU)
+
+
+def test_remote_code_in_a_folder_is_never_run(tmp_path: Path) -> None:
+    folder = write("dream", tmp_path, native_model("dream"))
+    (folder / "evil.py").write_text("raise SystemExit('remote code ran')")
+    assert load_backbone(folder, device=CPU).spec.name == "dream"
+
+
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("llada", "model.transformer.blocks.1.ff_out.weight"),
+        ("llada", "model.transformer.ff_out.weight"),
+        ("llada2_moe", "model.layers.2.mlp.experts.5.up_proj.weight"),
+        ("llada2_moe", "model.layers.0.attention.query_key_value.weight"),
+        ("bert", "bert.encoder.layer.0.output.dense.bias"),
+    ],
+)
+def test_a_missing_tensor_is_named(name: str, tensor: str, tmp_path: Path) -> None:
+    native = native_model(name)
+    tensors = published_tensors(name, native)
+    del tensors[tensor]
+    folder = write(name, tmp_path, native, tensors)
+    with pytest.raises(CheckpointError, match="is missing") as caught:
+        load_backbone(folder, device=CPU)
+    layer = tensor.split(".")[3] if name == "llada" and "blocks" in tensor else tensor.split(".")[2]
+    assert layer in str(caught.value) or "lm_head" in str(caught.value)
+
+
+def test_an_encoder_without_vocabulary_head_is_explained(tmp_path: Path) -> None:
+    native = native_model("bert")
+    tensors = {k: v for k, v in published_tensors("bert", native).items() if not k.startswith("cls.")}
+    with pytest.raises(CheckpointError, match="no vocabulary head"):
+        load_backbone(write("bert", tmp_path, native, tensors), device=CPU)
+
+
+def test_an_unexpected_tensor_is_named(tmp_path: Path) -> None:
+    native = native_model("dream")
+    tensors = published_tensors("dream", native) | {"model.layers.0.extra.weight": torch.zeros(2)}
+    with pytest.raises(CheckpointError, match=r"unexpected tensor 'model\.layers\.0\.extra\.weight'"):
+        load_backbone(write("dream", tmp_path, native, tensors), device=CPU)
+
+
+def test_a_wrong_shape_is_named(tmp_path: Path) -> None:
+    native = native_model("dream")
+    tensors = published_tensors("dream", native)
+    tensors["model.norm.weight"] = torch.ones(31)
+    with pytest.raises(CheckpointError, match=r"model\.norm\.weight has shape \[31\], the config asks for \[32\]"):
+        load_backbone(write("dream", tmp_path, native, tensors), device=CPU)
+
+
+def test_sharded_weights(tmp_path: Path) -> None:
+    native = native_model("dream")
+    folder = write("dream", tmp_path, native)
+    whole = load_backbone(folder, device=CPU)
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(tensors)
+    weight_map = {}
+    for shard, part in enumerate((names[::2], names[1::2])):
+        file = f"model-{shard + 1:05d}-of-00002.safetensors"
+        save_file({n: tensors[n] for n in part}, str(folder / file))
+        weight_map |= dict.fromkeys(part, file)
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": weight_map}))
+    ids = token_ids()
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    with torch.inference_mode():
+        sharded = load_backbone(folder, device=CPU)
+        torch.testing.assert_close(sharded.hidden_states(ids, mask), whole.hidden_states(ids, mask))
+    index.write_text(json.dumps({"weight_map": {"a": "../other.safetensors"}}))
+    with pytest.raises(CheckpointError, match="outside its folder"):
+        load_backbone(folder, device=CPU)
+    index.write_text(json.dumps({"weight_map": {"a": "gone.safetensors"}}))
+    with pytest.raises(CheckpointError, match=r"gone\.safetensors.*missing"):
+        load_backbone(folder, device=CPU)
+
+
+def test_damaged_and_foreign_folders(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"no config\.json"):
+        load_backbone(tmp_path, device=CPU)
+    folder = write("dream", tmp_path / "m", native_model("dream"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "gpt9"}))
+    with pytest.raises(CheckpointError, match="gpt9"):
+        load_backbone(folder, device=CPU)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match="not JSON"):
+        load_backbone(folder, device=CPU)
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "model.safetensors").write_bytes(b"\x10" * 100)
+    with pytest.raises(CheckpointError, match="not a readable safetensors file"):
+        load_backbone(folder, device=CPU)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="only safetensors are read"):
+        load_backbone(folder, device=CPU)
+
+
+def test_a_config_that_the_native_class_does_not_compute(tmp_path: Path) -> None:
+    folder = write("llada", tmp_path, native_model("llada"))
+    config = json.loads((folder / "config.json").read_text()) | {"alibi": True}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="alibi is True; only False"):
+        load_backbone(folder, device=CPU)
+
+
+def test_eager_attention_agrees_with_sdpa(tmp_path: Path) -> None:
+    folder = write("dream", tmp_path, native_model("dream"))
+    ids = token_ids()
+    mask = torch.arange(40)[None] < torch.tensor([[40], [11]])
+    with torch.inference_mode():
+        eager = load_backbone(folder, device=CPU, attention="eager").hidden_states(ids, mask)
+        sdpa = load_backbone(folder, device=CPU, attention="sdpa").hidden_states(ids, mask)
+    torch.testing.assert_close(eager[mask], sdpa[mask], atol=1e-5, rtol=1e-4)
+    with pytest.raises(InputError, match="attention is 'magic'"):
+        load_backbone(folder, device=CPU, attention="magic")
+
+
+def test_device_map(tmp_path: Path) -> None:
+    pytest.importorskip("accelerate")
+    folder = write("dream", tmp_path, native_model("dream"))
+    ids = token_ids()
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    with torch.inference_mode():
+        spread = load_backbone(folder, device=CPU, device_map={"": "cpu"}).hidden_states(ids, mask)
+        whole = load_backbone(folder, device=CPU).hidden_states(ids, mask)
+    torch.testing.assert_close(spread, whole)
+
+
+def test_fingerprint_follows_the_weights(tmp_path: Path) -> None:
+    one = load_backbone(write("bert", tmp_path / "1", native_model("bert", seed=1)), device=CPU)
+    same = load_backbone(write("bert", tmp_path / "2", native_model("bert", seed=1)), device=CPU)
+    other = load_backbone(write("bert", tmp_path / "3", native_model("bert", seed=2)), device=CPU)
+    assert one.fingerprint == same.fingerprint != other.fingerprint
