@@ -145,7 +145,7 @@ class Representations:
 
     def select(self, rows: Sequence[int] | npt.NDArray[np.integer] | slice) -> Representations:
         """Return the representations of some texts, in the order given."""
-        index = np.arange(len(self))[rows] if isinstance(rows, slice) else np.asarray(rows, dtype=np.int64)
+        index = np.arange(len(self))[rows if isinstance(rows, slice) else np.asarray(rows, dtype=np.int64)]
         lengths = np.diff(self.offsets)[index]
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         spans = [np.arange(self.offsets[i], self.offsets[i + 1]) for i in index]

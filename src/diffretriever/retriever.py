@@ -71,8 +71,8 @@ class DiffRetriever:
         spec = backbone.spec
         if spec.attention == "causal":
             raise CheckpointError(f"{name or spec.name}: a causal model has no masked positions to read")
-        query_slots = settings.query_slots or spec.slots[0]
-        passage_slots = settings.passage_slots or spec.slots[1]
+        query_slots = spec.slots[0] if settings.query_slots is None else settings.query_slots
+        passage_slots = spec.slots[1] if settings.passage_slots is None else settings.passage_slots
         self.backbone = backbone
         self.protocol: Protocol = protocol_named(settings.protocol)
         self.chat = Chat.load(spec.chat)

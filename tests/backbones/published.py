@@ -145,7 +145,11 @@ _LLADA = {
 
 
 def _llada_name(native: str) -> str:
-    fixed = {"model.embed_tokens.weight": "wte.weight", "model.norm.weight": "ln_f.weight", "lm_head.weight": "ff_out.weight"}
+    fixed = {
+        "model.embed_tokens.weight": "wte.weight",
+        "model.norm.weight": "ln_f.weight",
+        "lm_head.weight": "ff_out.weight",
+    }
     if native in fixed:
         return f"model.transformer.{fixed[native]}"
     match = re.fullmatch(r"model\.layers\.(\d+)\.(.+)\.weight", native)

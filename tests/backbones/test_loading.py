@@ -98,8 +98,6 @@ def test_remote_code_in_a_folder_is_never_run(tmp_path: Path) -> None:
     assert load_backbone(folder, device=CPU).spec.name == "dream"
 
 
-
-
 @pytest.mark.parametrize(
     ("name", "tensor"),
     [
