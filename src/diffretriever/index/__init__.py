@@ -1,0 +1,29 @@
+"""Index: a searchable collection of passages, over one of several engines."""
+
+from __future__ import annotations
+
+from diffretriever.index.filters import AllOf, AnyOf, Equals, Filter, Not, OneOf, Range, parse_filter
+from diffretriever.index.hit import Hit
+from diffretriever.index.index import Index
+from diffretriever.index.manifest import Manifest
+from diffretriever.index.searching import Mode
+from diffretriever.index.stats import IndexStats
+from diffretriever.index.store import Store, StoredPassage
+
+__all__ = [
+    "AllOf",
+    "AnyOf",
+    "Equals",
+    "Filter",
+    "Hit",
+    "Index",
+    "IndexStats",
+    "Manifest",
+    "Mode",
+    "Not",
+    "OneOf",
+    "Range",
+    "Store",
+    "StoredPassage",
+    "parse_filter",
+]

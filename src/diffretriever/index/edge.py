@@ -1,0 +1,231 @@
+"""EdgeStore: the embedded Qdrant engine, one point per passage.
+
+A point has the named vectors `multi` (MaxSim, compared exhaustively), `pooled` (HNSW) and `sparse` (inverted index);
+its id is the UUID5 of the passage id, which itself stands in the payload. Distances are dot products, since a cosine
+would throw away the norm of the pooled vector.
+
+The engine's MaxSim does not floor at 0. Every stored multivector therefore ends with a zero vector, which no query
+slot can fall below: the engine then returns the floored sum itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import cast
+from uuid import UUID
+
+import numpy as np
+import qdrant_edge as qe
+import scipy.sparse as sp
+
+from diffretriever.corpus import Passage
+from diffretriever.errors import IndexFormatError, IndexLockedError, InputError
+from diffretriever.fusion import Ranking
+from diffretriever.index.edge_filters import edge_filter
+from diffretriever.index.edge_points import (
+    engine_config,
+    metadata_payload,
+    payload_of,
+    point_id,
+    to_point,
+    to_record,
+    to_stored,
+)
+from diffretriever.index.filters import Filter
+from diffretriever.index.manifest import Manifest
+from diffretriever.index.store import Metadata, Record, StoredPassage, StoreMode
+from diffretriever.representations import Representations
+
+#: Multiply-adds up to which every passage is compared when the caller leaves the choice open: about 0.1 s of one
+#: core for MaxSim, and less for the pooled vectors, whose HNSW graph is fast.
+EXACT_MULTI_WORK, EXACT_SINGLE_WORK = 10**9, 10**8
+#: Candidates by pooled vector that MaxSim reranks when the search is approximate.
+CANDIDATES, CANDIDATES_PER_HIT = 1000, 4
+#: The engine refuses a multivector of this many numbers.
+_MULTIVECTOR_LIMIT = 1_048_576
+#: Most numbers of one write: bounds the write-ahead log's entries.
+_WRITE_NUMBERS = 2_000_000
+_OPTIMIZE_LEAST, _OPTIMIZE_SHARE = 1000, 0.1
+_SCROLL = 1000
+_KNOWN_NAMES = 1_000_000
+
+
+class EdgeStore:
+    """Keeps and searches passages with the embedded Qdrant engine."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        """Open the store of a folder; a new one if the folder is empty.
+
+        Raises:
+            IndexLockedError: another process holds the folder open.
+            IndexFormatError: the engine cannot read the folder.
+        """
+        self._manifest = manifest
+        self._names: dict[UUID, str] = {}
+        self._length: int | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            if any(folder.iterdir()):
+                self._shard = qe.EdgeShard.load(str(folder))
+            else:
+                self._shard = qe.EdgeShard.create(str(folder), engine_config(manifest))
+        except Exception as error:  # the engine raises bare Exception
+            if "WouldBlock" in str(error):
+                raise IndexLockedError(f"{folder} is open in another process; close it there") from error
+            raise IndexFormatError(
+                f"{folder} cannot be opened by the engine ({error}); restore the index from a copy or rebuild it"
+            ) from error
+
+    def __len__(self) -> int:
+        if self._length is None:
+            self._length = int(self._shard.count(qe.CountRequest(exact=True)))
+        return self._length
+
+    def ids(self) -> Iterator[str]:
+        """Yield every id, in the order of the points."""
+        offset = None
+        while True:
+            records, offset = self._shard.scroll(qe.ScrollRequest(offset=offset, limit=_SCROLL, with_payload=["id"]))
+            yield from (payload_of(record)["id"] for record in records)
+            if offset is None:
+                return
+
+    def upsert(self, passages: Sequence[Passage], representations: Representations) -> None:
+        """Store passages; an id that exists is replaced whole."""
+        rounded = representations.dense.astype(self._manifest.storage)
+        points: list[qe.Point] = []
+        numbers = 0
+        for i, passage in enumerate(passages):
+            vectors = rounded[representations.offsets[i] : representations.offsets[i + 1]]
+            if (size := (len(vectors) + 1) * vectors.shape[1]) >= _MULTIVECTOR_LIMIT:
+                raise InputError(
+                    f"passage {passage.passage_id!r} has {len(vectors)} vectors of {vectors.shape[1]} dimensions; the "
+                    f"edge backend holds fewer than {_MULTIVECTOR_LIMIT:,} numbers per passage; use backend='exact'"
+                )
+            points.append(to_point(passage, representations, i, vectors))
+            numbers += size
+            if numbers >= _WRITE_NUMBERS:
+                self._write(qe.UpdateOperation.upsert_points(points))
+                points, numbers = [], 0
+        if points:
+            self._write(qe.UpdateOperation.upsert_points(points))
+
+    def set_metadata(self, metadata: Mapping[str, Metadata]) -> None:
+        """Replace the metadata of existing passages."""
+        for passage_id, values in metadata.items():
+            self._write(qe.UpdateOperation.set_payload([point_id(passage_id)], metadata_payload(values)))
+
+    def delete(self, passage_ids: Sequence[str]) -> None:
+        """Remove existing passages."""
+        self._write(qe.UpdateOperation.delete_points([point_id(i) for i in passage_ids]))
+
+    def records(self, passage_ids: Sequence[str]) -> list[Record | None]:
+        """Return what hits show of these passages; None for an id that is not held."""
+        points = [point_id(i) for i in passage_ids]
+        found = {record.id: payload_of(record) for record in self._shard.retrieve([*points], True, False)}
+        return [to_record(found[p]) if p in found else None for p in points]
+
+    def get(self, passage_id: str) -> StoredPassage | None:
+        """Return one passage with its representations, or None."""
+        found = self._shard.retrieve([point_id(passage_id)], True, True)
+        return to_stored(found[0], self._manifest) if found else None
+
+    def search(
+        self, queries: Representations, mode: StoreMode, k: int, *, where: Filter | None, exact: bool | None
+    ) -> list[Ranking]:
+        """Return the k best passages of each query; dense searches of many passages approximate by default."""
+        condition = None if where is None else edge_filter(where)
+        if mode == "sparse":
+            return [self._search_sparse(queries.sparse[i], k, condition) for i in range(len(queries))]
+        return [self._search_dense(queries, i, mode, k, condition, exact) for i in range(len(queries))]
+
+    def maintain(self) -> None:
+        """Let the engine build its graphs and merge its segments once enough was written since the last time."""
+        # Three named vectors per point; the engine counts the sparse one as indexed at once.
+        pending = (3 * len(self) - int(self._shard.info().indexed_vectors_count)) / 2
+        if pending >= max(_OPTIMIZE_LEAST, _OPTIMIZE_SHARE * len(self)):
+            self._shard.optimize()
+
+    def flush(self) -> None:
+        """Return when everything written is on disk."""
+        self._shard.flush()
+
+    def close(self) -> None:
+        """Flush and release the folder."""
+        self._shard.flush()
+        self._shard.close()
+
+    def _write(self, operation: qe.UpdateOperation) -> None:
+        self._length = None
+        self._shard.update(operation)
+
+    def _search_sparse(self, weights: sp.csr_matrix, k: int, condition: qe.Filter | None) -> Ranking:
+        if weights.nnz == 0:
+            return Ranking([], np.zeros(0), floor=0.0)
+        vector = qe.SparseVector(weights.indices.tolist(), weights.data.tolist())
+        points = self._past_ties(
+            k,
+            lambda limit: qe.QueryRequest(
+                query=qe.Query.Nearest(vector, using="sparse"), limit=limit, filter=condition
+            ),
+        )
+        return self._ranking([p for p in points if p.score > 0], k, exact=True, floor=0.0)
+
+    def _search_dense(
+        self,
+        queries: Representations,
+        i: int,
+        mode: StoreMode,
+        k: int,
+        condition: qe.Filter | None,
+        exact: bool | None,
+    ) -> Ranking:
+        slots = queries.vectors(i)
+        if len(slots) == 0:
+            return Ranking([], np.zeros(0))
+        if exact is None:
+            exact = self._affordable(mode, len(slots))
+        storage = self._manifest.storage
+        pooled = qe.Query.Nearest(queries.pooled[i].astype(storage).tolist(), using="pooled")
+        multi = qe.Query.Nearest(slots.astype(storage).tolist(), using="multi")
+        wanted = max(CANDIDATES, CANDIDATES_PER_HIT * k)
+
+        def request(limit: int) -> qe.QueryRequest:
+            if mode == "single":
+                params = qe.SearchParams(exact=exact)
+                return qe.QueryRequest(query=pooled, limit=limit, filter=condition, params=params)
+            if exact:
+                return qe.QueryRequest(query=multi, limit=limit, filter=condition)
+            candidates = qe.Prefetch(limit=max(wanted, limit), query=pooled, filter=condition)
+            return qe.QueryRequest(query=multi, limit=limit, prefetches=[candidates])
+
+        return self._ranking(self._past_ties(k, request), k, exact=exact, floor=None)
+
+    def _affordable(self, mode: StoreMode, query_slots: int) -> bool:
+        numbers = len(self) * self._manifest.dim
+        if mode == "single":
+            return numbers <= EXACT_SINGLE_WORK
+        return numbers * (self._manifest.provenance.passage_slots + 1) * query_slots <= EXACT_MULTI_WORK
+
+    def _past_ties(self, k: int, request: Callable[[int], qe.QueryRequest]) -> list[qe.ScoredPoint]:
+        """Return at least the k best points, and everything that ties with the k-th, so that ids can decide."""
+        limit = k + 1
+        while True:
+            points: list[qe.ScoredPoint] = self._shard.query(request(limit))
+            if len(points) < limit or points[-1].score < points[k - 1].score:
+                return points
+            limit *= 4
+
+    def _ranking(self, points: Sequence[qe.ScoredPoint], k: int, *, exact: bool, floor: float | None) -> Ranking:
+        names = self._names_of([cast(UUID, p.id) for p in points])
+        return Ranking.sort(names, [p.score for p in points], k=k, exact=exact, floor=floor)
+
+    def _names_of(self, points: Sequence[UUID]) -> list[str]:
+        """Return the passage ids of points. They are remembered: reading payloads takes longer than the search."""
+        if len(self._names) > _KNOWN_NAMES:
+            self._names.clear()
+        if unknown := [p for p in points if p not in self._names]:
+            for record in self._shard.retrieve([*unknown], ["id"], False):
+                self._names[cast(UUID, record.id)] = payload_of(record)["id"]
+        return [self._names[p] for p in points]

@@ -1,0 +1,66 @@
+"""FolderLock: one process at a time owns an index folder."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import BinaryIO
+
+from diffretriever.errors import IndexLockedError
+
+LOCK_FILE = ".lock"
+
+
+class FolderLock:
+    """An exclusive lock on a folder, held until `release` or the end of the process, however that ends.
+
+    The operating system keeps the lock, so a killed process leaves none behind.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Take the lock.
+
+        Raises:
+            IndexLockedError: another opener holds it.
+        """
+        path = folder / LOCK_FILE
+        # Opened for appending, so that a refused opener does not erase the owner's number.
+        self._file: BinaryIO | None = path.open("a+b")
+        try:
+            _lock(self._file)
+        except OSError:
+            self._file.seek(1)
+            owner = self._file.read(32).decode("ascii", "replace").strip()
+            self._file.close()
+            self._file = None
+            raise IndexLockedError(
+                f"{folder} is open in {f'process {owner}' if owner else 'another process'}; close it there, or work "
+                "on a copy of the folder"
+            ) from None
+        self._file.truncate(0)
+        # Byte 0 is what Windows locks; the number stands behind it so that others may read it.
+        self._file.write(b" " + str(os.getpid()).encode())
+        self._file.flush()
+
+    def release(self) -> None:
+        """Give the lock back; doing so twice is harmless."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+if sys.platform == "win32":
+
+    def _lock(file: BinaryIO) -> None:
+        import msvcrt
+
+        file.seek(0)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+
+else:
+
+    def _lock(file: BinaryIO) -> None:
+        import fcntl
+
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)

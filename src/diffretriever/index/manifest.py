@@ -1,0 +1,132 @@
+"""Manifest: the small JSON file that says what an index folder holds and how it was made."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Literal, cast, get_args
+
+from diffretriever.errors import IndexFormatError, IndexMismatchError
+from diffretriever.representations import Provenance, Representations
+
+MANIFEST_FILE = "manifest.json"
+FORMAT = "diffretriever-index"
+FORMAT_VERSION = 1
+
+Backend = Literal["edge", "exact"]
+Storage = Literal["float16", "float32"]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an index folder holds.
+
+    Attributes:
+        backend: engine that keeps the passages.
+        storage: precision of the stored vectors.
+        dim: width D of the dense vectors; 0 when there are none.
+        vocabulary_size: number V of term ids; 0 when there are no sparse weights.
+        provenance: how the representations are made.
+    """
+
+    backend: Backend
+    storage: Storage
+    dim: int
+    vocabulary_size: int
+    provenance: Provenance
+
+    def check(self, representations: Representations, what: str) -> None:
+        """Raise when `representations` cannot be compared with those of the index.
+
+        Args:
+            representations: of queries or passages.
+            what: what they are called in the message.
+
+        Raises:
+            IndexMismatchError: names everything that differs.
+        """
+        found = (representations.dim, representations.sparse.shape[1], representations.provenance)
+        self.check_space(*found, what)
+
+    def check_space(self, dim: int | None, vocabulary_size: int, provenance: Provenance, what: str) -> None:
+        """Raise when something was made otherwise than the index; `dim` is None where it is not known."""
+        different = self.provenance.differences(provenance)
+        if dim is not None and dim != self.dim:
+            different.append(f"dimension: {self.dim} against {dim}")
+        if vocabulary_size != self.vocabulary_size:
+            different.append(f"vocabulary size: {self.vocabulary_size} against {vocabulary_size}")
+        if different:
+            raise IndexMismatchError(
+                f"the index and the {what} were made differently (index against {what}): {'; '.join(different)}. Use "
+                f"the model and settings of the index ({self.provenance.model!r}), or build a new index"
+            )
+
+    def write(self, folder: Path) -> None:
+        """Write the manifest into the folder in one step: a reader finds the old one or the new one."""
+        about = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}
+        replace_file(folder / MANIFEST_FILE, json.dumps(about, indent=1, ensure_ascii=True) + "\n")
+
+    @staticmethod
+    def read(folder: Path) -> Manifest:
+        """Read the manifest of an index folder.
+
+        Raises:
+            IndexFormatError: the folder holds no index, a newer one, or a damaged manifest.
+        """
+        path = folder / MANIFEST_FILE
+        if not path.is_file():
+            what = "does not exist" if not folder.exists() else f"is no index: it holds no {MANIFEST_FILE}"
+            raise IndexFormatError(f"{folder} {what}; create one with Index.create")
+        try:
+            about = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise IndexFormatError(f"{path} cannot be read ({error}); restore it from a copy or rebuild") from error
+        if not isinstance(about, dict) or about.get("format") != FORMAT:
+            raise IndexFormatError(f"{path} is not the manifest of an index of this package; choose another folder")
+        version = about.get("format_version")
+        if not isinstance(version, int) or version > FORMAT_VERSION:
+            raise IndexFormatError(
+                f"{folder} has index format {version!r}, this version reads up to {FORMAT_VERSION}; "
+                "upgrade diffretriever, or rebuild the index"
+            )
+        return _parse(about, path)
+
+
+def _parse(about: dict[str, object], path: Path) -> Manifest:
+    try:
+        given = cast(dict[str, object], about["provenance"])
+        # A field of a later release of the same format is not known here, and one of an earlier is not there.
+        provenance = Provenance(**{f.name: given[f.name] for f in fields(Provenance) if f.name in given})  # type: ignore[arg-type]
+        backend, storage = about["backend"], about["storage"]
+        if backend not in get_args(Backend) or storage not in get_args(Storage):
+            raise ValueError(f"backend {backend!r} with storage {storage!r} is not known")
+        dim, vocabulary_size = about["dim"], about["vocabulary_size"]
+        if not isinstance(dim, int) or not isinstance(vocabulary_size, int):
+            raise ValueError(f"dim {dim!r} and vocabulary size {vocabulary_size!r} must be whole numbers")
+    except (KeyError, TypeError, ValueError) as error:
+        raise IndexFormatError(f"{path} is damaged ({error}); restore it from a copy or rebuild the index") from error
+    return Manifest(cast(Backend, backend), cast(Storage, storage), dim, vocabulary_size, provenance)
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write a file so that after a crash it holds either its old content or all of the new one."""
+    temporary = path.with_name(path.name + ".new")
+    with temporary.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make new names in a folder survive a power cut, on systems where a folder can be synchronised."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,117 @@
+"""Searching: the rankings of a store made into hits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from diffretriever.errors import InputError
+from diffretriever.fusion import FusionName, Ranking, fuse
+from diffretriever.index.filters import Filter
+from diffretriever.index.hit import Hit
+from diffretriever.index.manifest import Manifest
+from diffretriever.index.store import Record, Store
+from diffretriever.representations import Representations
+
+Mode = Literal["hybrid", "multi", "single", "sparse"]
+DenseMode = Literal["multi", "single"]
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """What to search for beside the query; see `Index.search`."""
+
+    k: int
+    mode: Mode
+    alpha: float
+    fusion: FusionName
+    where: Filter | None
+    depth: int
+    dense: DenseMode
+    exact: bool | None
+
+    def check(self, manifest: Manifest) -> None:
+        """Raise InputError when an option is out of range or the index lacks what the mode compares."""
+        if self.mode not in get_args(Mode):
+            raise InputError(f"mode must be one of {', '.join(get_args(Mode))}, got {self.mode!r}")
+        if self.dense not in get_args(DenseMode):
+            raise InputError(f"dense must be 'multi' or 'single', got {self.dense!r}")
+        if self.fusion not in get_args(FusionName):
+            raise InputError(f"fusion must be 'minmax' or 'rrf', got {self.fusion!r}")
+        if self.k < 1 or self.depth < 1:
+            raise InputError(f"k and depth must be at least 1, got k={self.k} and depth={self.depth}")
+        if not 0.0 <= self.alpha <= 1.0:
+            raise InputError(f"alpha must lie between 0 (sparse only) and 1 (dense only), got {self.alpha}")
+        if self.mode != "sparse" and manifest.dim == 0:
+            raise InputError(f"mode {self.mode!r} compares vectors and this index holds none; use mode='sparse'")
+        if self.mode in ("sparse", "hybrid") and manifest.vocabulary_size == 0:
+            raise InputError(f"mode {self.mode!r} compares term weights and this index holds none; use mode='multi'")
+
+
+@dataclass(frozen=True)
+class _Result:
+    """A final ranking and the rankings it came from."""
+
+    final: Ranking
+    dense: Ranking | None
+    sparse: Ranking | None
+
+
+def search_store(store: Store, queries: Representations, options: SearchOptions) -> list[list[Hit]]:
+    """Return the hits of each query, best first."""
+    return [_hits(store, result, options.k) for result in _results(store, queries, options)]
+
+
+def _results(store: Store, queries: Representations, options: SearchOptions) -> list[_Result]:
+    where, exact = options.where, options.exact
+    if options.mode == "sparse":
+        rankings = store.search(queries, "sparse", options.k, where=where, exact=exact)
+        return [_Result(r, None, r) for r in rankings]
+    if options.mode != "hybrid":
+        rankings = store.search(queries, options.mode, options.k, where=where, exact=exact)
+        return [_Result(r, r, None) for r in rankings]
+    # A hit must be able to come from either ranking alone.
+    depth = max(options.depth, options.k)
+    dense = store.search(queries, options.dense, depth, where=where, exact=exact)
+    sparse = store.search(queries, "sparse", depth, where=where, exact=exact)
+    return [
+        _Result(fuse(d, s, method=options.fusion, alpha=options.alpha, depth=depth), d, s)
+        for d, s in zip(dense, sparse, strict=True)
+    ]
+
+
+def _hits(store: Store, result: _Result, k: int) -> list[Hit]:
+    ids = list(result.final.passage_ids[:k])
+    dense, sparse = _scores(result.dense, ids), _scores(result.sparse, ids)
+    records = store.records(ids)
+    scores = result.final.scores[:k].tolist()
+    return [
+        _hit(record, score, rank, dense.get(i), sparse.get(i), result.final.exact)
+        for rank, (i, record, score) in enumerate(zip(ids, records, scores, strict=True), 1)
+        if record is not None
+    ]
+
+
+def _scores(ranking: Ranking | None, passage_ids: Sequence[str]) -> dict[str, float]:
+    if ranking is None:
+        return {}
+    wanted = set(passage_ids)
+    pairs = zip(ranking.passage_ids, ranking.scores.tolist(), strict=True)
+    return {passage_id: score for passage_id, score in pairs if passage_id in wanted}
+
+
+def _hit(record: Record, score: float, rank: int, dense: float | None, sparse: float | None, exact: bool) -> Hit:
+    passage = record.passage
+    return Hit(
+        passage_id=passage.passage_id,
+        score=score,
+        rank=rank,
+        text=passage.text,
+        title=passage.title,
+        metadata=passage.metadata,
+        slot_words=record.slot_words,
+        dense=dense,
+        sparse=sparse,
+        exact=exact,
+    )

@@ -1,0 +1,219 @@
+"""Segment: a batch of passages with their representations as plain arrays, in memory or memory-mapped."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+
+from diffretriever.corpus import Passage
+from diffretriever.errors import IndexFormatError
+from diffretriever.index.manifest import sync_folder
+from diffretriever.index.slot_words import word_rows, words_from_json, words_to_json
+from diffretriever.index.store import Metadata, Record, StoredPassage
+from diffretriever.representations import IntArray, Provenance, Representations
+
+Array = npt.NDArray[np.generic]
+#: Names and order of the arrays of a segment; each is a .npy file on disk.
+ARRAYS = ("dense", "offsets", "pooled", "indptr", "indices", "weights", "lines")
+_COPY_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class Segment:
+    """N passages as arrays that never change, but for `metadata`.
+
+    Attributes:
+        passage_ids: [N] ids.
+        metadata: [N] metadata; replaced in memory when a passage's metadata are set.
+        dense: [T, D] vectors in storage precision.
+        offsets: [N + 1] where each passage's vectors begin.
+        pooled: [N, D] pooled vectors in storage precision.
+        sparse: [N, V] term weights.
+        lines: [N + 1] where each passage's line begins in `blob`.
+        blob: JSON lines holding title, text and slot words.
+    """
+
+    passage_ids: list[str]
+    metadata: list[Metadata]
+    dense: Array
+    offsets: IntArray
+    pooled: Array
+    sparse: sp.csr_matrix
+    lines: IntArray
+    blob: npt.NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        return len(self.passage_ids)
+
+    def record(self, row: int) -> Record:
+        """Return what hits show of a passage."""
+        title, text, words = self._line(row)
+        return Record(Passage(self.passage_ids[row], text, title, self.metadata[row]), word_rows(words))
+
+    def stored(self, row: int, provenance: Provenance) -> StoredPassage:
+        """Return a passage with its representations."""
+        title, text, words = self._line(row)
+        vectors = self.dense[self.offsets[row] : self.offsets[row + 1]].astype(np.float32)
+        representations = Representations(
+            dense=vectors,
+            offsets=np.array([0, len(vectors)]),
+            pooled=self.pooled[row : row + 1].astype(np.float32),
+            sparse=self.sparse[row],
+            words=words_from_json(words),
+            provenance=provenance,
+        )
+        return StoredPassage(Passage(self.passage_ids[row], text, title, self.metadata[row]), representations)
+
+    def _line(self, row: int) -> tuple[str, str, str]:
+        title, text, words = json.loads(self.blob[self.lines[row] : self.lines[row + 1]].tobytes())
+        return title, text, words
+
+
+class _Allocate(Protocol):
+    def __call__(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array: ...
+
+
+def new_segment(passages: Sequence[Passage], representations: Representations, storage: npt.DTypeLike) -> Segment:
+    """Return a segment in memory."""
+    lines = [
+        json.dumps([p.title, p.text, words_to_json(representations, i)], separators=(",", ":")).encode() + b"\n"
+        for i, p in enumerate(passages)
+    ]
+    return Segment(
+        passage_ids=[p.passage_id for p in passages],
+        metadata=[p.metadata for p in passages],
+        dense=representations.dense.astype(storage),
+        offsets=representations.offsets,
+        pooled=representations.pooled.astype(storage),
+        sparse=sp.csr_matrix(representations.sparse, dtype=np.float32),
+        lines=_starts([len(line) for line in lines]),
+        blob=np.frombuffer(b"".join(lines), dtype=np.uint8),
+    )
+
+
+def write_segment(segment: Segment, folder: Path) -> Segment:
+    """Write a segment into a new folder and return it memory-mapped; it is on disk when this returns."""
+    return merge_segments([(segment, np.arange(len(segment)))], folder)
+
+
+def merge_segments(parts: Sequence[tuple[Segment, IntArray]], folder: Path | None) -> Segment:
+    """Return one segment of the chosen rows of several, row after row.
+
+    Args:
+        parts: segments and the rows to keep of each.
+        folder: a new folder to write to, block by block, or None to stay in memory.
+    """
+    allocate: _Allocate = _in_memory
+    if folder is not None:
+        folder.mkdir(parents=True)
+        allocate = _in_folder(folder)
+    lengths = np.concatenate([np.diff(s.offsets)[rows] for s, rows in parts])
+    terms = np.concatenate([np.diff(s.sparse.indptr)[rows] for s, rows in parts])
+    line_lengths = np.concatenate([np.diff(s.lines)[rows] for s, rows in parts])
+    first = parts[0][0]
+    count, dim, columns = len(lengths), first.dense.shape[1], first.sparse.shape[1]
+    # scipy copies both arrays unless they have one integer type, the smaller one where it suffices.
+    index_type = np.int32 if max(int(terms.sum()), columns) < 2**31 else np.int64
+    dense = allocate("dense", (int(lengths.sum()), dim), first.dense.dtype)
+    pooled = allocate("pooled", (count, dim), first.pooled.dtype)
+    indices = allocate("indices", (int(terms.sum()),), index_type)
+    weights = allocate("weights", (int(terms.sum()),), np.float32)
+    blob = allocate("blob", (int(line_lengths.sum()),), np.uint8)
+    starts: dict[str, IntArray] = {
+        "offsets": _starts(lengths),
+        "indptr": _starts(terms).astype(index_type),
+        "lines": _starts(line_lengths),
+    }
+    for name, values in starts.items():
+        allocate(name, values.shape, values.dtype)[:] = values
+    _fill(dense, ((s.dense, s.offsets, rows) for s, rows in parts))
+    _fill(pooled, ((s.pooled, np.arange(len(s) + 1), rows) for s, rows in parts))
+    _fill(indices, ((s.sparse.indices, s.sparse.indptr, rows) for s, rows in parts))
+    _fill(weights, ((s.sparse.data, s.sparse.indptr, rows) for s, rows in parts))
+    _fill(blob, ((s.blob, s.lines, rows) for s, rows in parts))
+    ids = [s.passage_ids[r] for s, rows in parts for r in rows.tolist()]
+    metadata = [s.metadata[r] for s, rows in parts for r in rows.tolist()]
+    if folder is None:
+        sparse = sp.csr_matrix((weights, indices, starts["indptr"]), shape=(count, columns))
+        text = cast(npt.NDArray[np.uint8], blob)
+        return Segment(ids, metadata, dense, starts["offsets"], pooled, sparse, starts["lines"], text)
+    for array in (dense, pooled, indices, weights, blob):
+        cast(np.memmap, array).flush()
+    (folder / "keys.json").write_text(json.dumps({"ids": ids, "metadata": metadata}), encoding="utf-8")
+    _synchronise(folder)
+    return open_segment(folder, columns)
+
+
+def open_segment(folder: Path, vocabulary_size: int) -> Segment:
+    """Return a segment of a folder, memory-mapped.
+
+    Raises:
+        IndexFormatError: a file is missing or damaged.
+    """
+    try:
+        keys = json.loads((folder / "keys.json").read_text(encoding="utf-8"))
+        arrays = {
+            name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in (*ARRAYS, "blob")
+        }
+        count = len(keys["ids"])
+        if not count == len(keys["metadata"]) == len(arrays["pooled"]) == len(arrays["lines"]) - 1:
+            raise ValueError("its files disagree on the number of passages")
+        sparse = sp.csr_matrix((arrays["weights"], arrays["indices"], arrays["indptr"]), shape=(count, vocabulary_size))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise IndexFormatError(f"{folder} is damaged ({error}); restore the index from a copy or rebuild it") from error
+    return Segment(
+        keys["ids"],
+        keys["metadata"],
+        arrays["dense"],
+        np.asarray(arrays["offsets"]),
+        arrays["pooled"],
+        sparse,
+        np.asarray(arrays["lines"]),
+        arrays["blob"],
+    )
+
+
+def _fill(target: Array, parts: Iterable[tuple[Array, npt.NDArray[np.integer], IntArray]]) -> None:
+    """Copy the spans of chosen rows of several arrays, one after the other, into `target`."""
+    at = 0
+    for source, starts, rows in parts:
+        for block in range(0, len(rows), _COPY_ROWS):
+            chosen = rows[block : block + _COPY_ROWS]
+            first, lengths = starts[chosen].astype(np.int64), np.diff(starts)[chosen].astype(np.int64)
+            # Position of each copied element: its place within its span plus where that span begins.
+            ends = np.cumsum(lengths)
+            total = int(ends[-1]) if len(ends) else 0
+            picked = np.arange(total) + np.repeat(first - (ends - lengths), lengths)
+            target[at : at + total] = source[picked]
+            at += total
+
+
+def _starts(lengths: npt.ArrayLike) -> IntArray:
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def _in_memory(name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
+    return np.empty(shape, dtype)
+
+
+def _in_folder(folder: Path) -> _Allocate:
+    def allocate(name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
+        return np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=np.dtype(dtype), shape=shape)
+
+    return allocate
+
+
+def _synchronise(folder: Path) -> None:
+    for path in folder.iterdir():
+        with path.open("r+b") as file:
+            os.fsync(file.fileno())
+    sync_folder(folder)
+    sync_folder(folder.parent)

@@ -1,0 +1,114 @@
+"""Store: what an index needs of the engine that keeps its passages and searches them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from diffretriever.corpus import MetadataValue, Passage
+from diffretriever.fusion import Ranking
+from diffretriever.index.filters import Filter
+from diffretriever.representations import Representations, SlotWord
+
+StoreMode = Literal["single", "multi", "sparse"]
+Metadata = dict[str, MetadataValue]
+SlotWordRows = tuple[tuple[SlotWord, ...], ...]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a hit shows of a passage.
+
+    Attributes:
+        passage: the passage.
+        slot_words: predicted words of each slot, best first; empty when none were stored.
+    """
+
+    passage: Passage
+    slot_words: SlotWordRows
+
+
+@dataclass(frozen=True)
+class StoredPassage:
+    """Everything an index holds of one passage.
+
+    Attributes:
+        passage: the passage.
+        representations: its vectors, pooled vector, term weights and slot words; exactly one text, of the precision
+            of the index.
+    """
+
+    passage: Passage
+    representations: Representations
+
+    @property
+    def slot_words(self) -> list[list[SlotWord]]:
+        """Predicted words of each slot, best first; [] when none were stored."""
+        return self.representations.slot_words(0)
+
+
+class Store(Protocol):
+    """Keeps passages with their representations and ranks them.
+
+    Ids, metadata and representations are checked by `Index` before they come here. A store is used by one process
+    and one thread at a time. When the process is killed while it writes, every passage is there whole or not at all;
+    `flush` makes what was written before it survive a power cut.
+    """
+
+    def __len__(self) -> int:
+        """Return the number of passages."""
+        ...
+
+    def ids(self) -> Iterator[str]:
+        """Yield the id of every passage, in no promised order."""
+        ...
+
+    def upsert(self, passages: Sequence[Passage], representations: Representations) -> None:
+        """Store passages, row i of `representations` with passage i; an id that exists is replaced whole."""
+        ...
+
+    def set_metadata(self, metadata: Mapping[str, Metadata]) -> None:
+        """Replace the metadata of existing passages."""
+        ...
+
+    def delete(self, passage_ids: Sequence[str]) -> None:
+        """Remove existing passages."""
+        ...
+
+    def records(self, passage_ids: Sequence[str]) -> list[Record | None]:
+        """Return what hits show of these passages, in order; None for an id that is not held."""
+        ...
+
+    def get(self, passage_id: str) -> StoredPassage | None:
+        """Return one passage with its representations, or None."""
+        ...
+
+    def search(
+        self, queries: Representations, mode: StoreMode, k: int, *, where: Filter | None, exact: bool | None
+    ) -> list[Ranking]:
+        """Return the k best passages of each query: score descending, passage id ascending where scores are equal.
+
+        Dense modes never list a passage without vectors, "sparse" none that shares no term with the query. A query
+        without vectors, or without terms, finds nothing. Queries are rounded to the storage precision.
+
+        Args:
+            queries: Q encoded queries.
+            mode: "single" (pooled product), "multi" (MaxSim, floored at 0 per query slot) or "sparse".
+            k: length of each ranking, at least 1.
+            where: condition on the metadata.
+            exact: True compares with every passage, False may approximate, None lets the store choose.
+        """
+        ...
+
+    def maintain(self) -> None:
+        """Reorganise what many writes left behind, where that pays."""
+        ...
+
+    def flush(self) -> None:
+        """Return when everything written is on disk."""
+        ...
+
+    def close(self) -> None:
+        """Flush and release all resources."""
+        ...
