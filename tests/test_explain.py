@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from diffretriever.errors import InputError
-from diffretriever.explain import explain
+from diffretriever.explain import explain, explain_fusion
+from diffretriever.fusion import Ranking, interpolate
 from diffretriever.representations import Provenance, Representations, SlotWords
 from diffretriever.scoring import maxsim, sparse_dot
 
@@ -48,6 +49,31 @@ def test_contributions_add_up_to_the_scores(query_slots, passage_slots, seed):
     assert (result.maxsim, result.sparse) == (pytest.approx(dense, abs=1e-5), pytest.approx(sparse, abs=1e-5))
     for total, matches in ((dense, result.slots), (sparse, result.terms)):
         assert sum(m.share for m in matches) == pytest.approx(1.0 if total else 0.0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    dense=st.dictionaries(st.sampled_from("abcdef"), st.floats(-1, 4), max_size=6),
+    sparse=st.dictionaries(st.sampled_from("abcdef"), st.floats(0.1, 9), max_size=6),
+    alpha=st.floats(0, 1),
+    floor=st.sampled_from([None, 0.0]),
+)
+def test_fused_parts_add_up_to_the_fused_score(dense, sparse, alpha, floor):
+    rankings = [Ranking.sort(list(side), list(side.values()), floor=f) for side, f in ((dense, None), (sparse, floor))]
+    fused = interpolate(*rankings, alpha=alpha)
+    for passage_id, score in zip(fused.passage_ids, fused.scores.tolist(), strict=True):
+        parts = explain_fusion(passage_id, *rankings, alpha=alpha)
+        assert sum(part.contribution for part in parts) == pytest.approx(score, abs=1e-9)
+        for part, side in zip(parts, (dense, sparse), strict=True):
+            assert part.score == side.get(passage_id)
+    assert explain_fusion("nowhere", *rankings, alpha=alpha) == ()
+
+
+def test_fused_parts_are_shown():
+    parts = explain_fusion("a", Ranking.sort(["a", "b"], [3.0, 1.0]), Ranking.sort(["b"], [5.0], floor=0.0), alpha=0.25)
+    result = explain(one_text(1, 1), one_text(1, 2), term=term, fused=parts)
+    assert result.hybrid == 0.25
+    assert "Hybrid 0.2500" in result.to_html()
 
 
 def test_each_slot_names_its_best_match_with_the_words_of_both():

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from diffretriever.errors import InputError
+from diffretriever.fusion import DEPTH, Ranking, interpolate, minmax
 from diffretriever.representations import Representations, SlotWord
 
 if TYPE_CHECKING:
@@ -67,6 +68,27 @@ class TermMatch:
 
 
 @dataclass(frozen=True)
+class FusedPart:
+    """One ranking's part in a hybrid score.
+
+    Attributes:
+        name: "MaxSim" or "sparse".
+        weight: its weight in the fusion.
+        score: the passage's score in this ranking; None when the ranking does not hold it.
+        low: the score that counts 0.
+        high: the score that counts 1.
+        contribution: weight times the score's place between low and high.
+    """
+
+    name: str
+    weight: float
+    score: float | None
+    low: float
+    high: float
+    contribution: float
+
+
+@dataclass(frozen=True)
 class Explanation:
     """Why a passage scores as it does for a query.
 
@@ -77,6 +99,7 @@ class Explanation:
         sparse: the sparse score, sum of the contributions of `terms`.
         slots: one match per query slot, in slot order.
         terms: shared terms, largest contribution first.
+        fused: how both scores made the hybrid score, whose parts add up to it; empty when that was not asked for.
     """
 
     query: str
@@ -85,6 +108,12 @@ class Explanation:
     sparse: float
     slots: tuple[SlotMatch, ...]
     terms: tuple[TermMatch, ...]
+    fused: tuple[FusedPart, ...] = ()
+
+    @property
+    def hybrid(self) -> float:
+        """The hybrid score, sum of the contributions of `fused`."""
+        return sum(part.contribution for part in self.fused)
 
     def to_json(self) -> str:
         """Return the explanation as a JSON object with the attribute names as keys."""
@@ -141,15 +170,29 @@ class Explanation:
             [m.term, f"{m.query_weight:.3f}", f"{m.passage_weight:.3f}", f"{m.contribution:.3f}", f"{m.share:.0%}"]
             for m in self.terms
         ]
-        return [
+        parts = [
+            [
+                part.name,
+                f"{part.weight:.2f}",
+                "-" if part.score is None else f"{part.score:.3f}",
+                f"{part.low:.3f}",
+                f"{part.high:.3f}",
+                f"{part.contribution:.3f}",
+            ]
+            for part in self.fused
+        ]
+        tables = [
+            (f"Hybrid {self.hybrid:.4f} = weighted scores, each placed between its list's ends", _PART_HEAD, parts),
             (f"MaxSim {self.maxsim:.4f} = sum over query slots", _SLOT_HEAD, slots),
             (f"Sparse {self.sparse:.4f} = sum over shared terms", _TERM_HEAD, terms),
         ]
+        return tables if parts else tables[1:]
 
 
+_PART_HEAD = ["part", "weight", "score", "counts 0", "counts 1", "adds"]
 _SLOT_HEAD = ["slot", "query words", "matched", "passage words", "similarity", "adds", "share"]
 _TERM_HEAD = ["term", "in query", "in passage", "adds", "share"]
-_TEXT_COLUMNS = {"query words", "passage words", "term"}
+_TEXT_COLUMNS = {"query words", "passage words", "term", "part"}
 _HTML_HEAD = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Explanation</title><style>
 body{font-family:sans-serif;margin:2em}table{border-collapse:collapse;margin:1em 0}
@@ -164,6 +207,7 @@ def explain(
     term: Callable[[int], str],
     query: str = "",
     passage_id: str = "",
+    fused: tuple[FusedPart, ...] = (),
 ) -> Explanation:
     """Return the explanation of one passage's score for one query.
 
@@ -173,6 +217,7 @@ def explain(
         term: readable text of a vocabulary id, such as `Encoder.term`.
         query: the query's text, to show.
         passage_id: the passage's id, to show.
+        fused: how hybrid search fused this passage's scores, from `explain_fusion`.
 
     Raises:
         InputError: there is not exactly one of each, or they were encoded differently.
@@ -184,7 +229,38 @@ def explain(
     slots = _slot_matches(queries, passages)
     terms = _term_matches(queries, passages, term)
     maxsim, sparse = sum(m.contribution for m in slots), sum(m.contribution for m in terms)
-    return Explanation(query, passage_id, maxsim, sparse, slots, terms)
+    return Explanation(query, passage_id, maxsim, sparse, slots, terms, fused)
+
+
+def explain_fusion(passage_id: str, dense: Ranking, sparse: Ranking, *, alpha: float = 0.5) -> tuple[FusedPart, ...]:
+    """Return how min-max interpolation (section 3.3 of the paper) makes a passage's score from two rankings.
+
+    Args:
+        passage_id: the passage; in a ranking that does not hold it, it gets nothing.
+        dense: ranking by MaxSim, cut to the depth of the fusion.
+        sparse: ranking by terms, likewise.
+        alpha: weight of the dense side.
+
+    Raises:
+        InputError: alpha lies outside 0..1.
+    """
+    total = interpolate(dense, sparse, alpha=alpha)
+    parts = (
+        _fused_part("MaxSim", alpha, passage_id, dense),
+        _fused_part("sparse", 1.0 - alpha, passage_id, sparse),
+    )
+    return parts if passage_id in total.passage_ids else ()
+
+
+def _fused_part(name: str, weight: float, passage_id: str, ranking: Ranking) -> FusedPart:
+    floor = ranking.floor if len(ranking) < DEPTH else None
+    scores = ranking.scores.tolist()
+    placed = minmax(ranking.scores, floor).tolist()
+    ends = scores + [floor] * (floor is not None) or [0.0]
+    if passage_id not in ranking.passage_ids:
+        return FusedPart(name, weight, None, min(ends), max(ends), 0.0)
+    at = list(ranking.passage_ids).index(passage_id)
+    return FusedPart(name, weight, scores[at], min(ends), max(ends), weight * placed[at])
 
 
 def _slot_matches(queries: Representations, passages: Representations) -> tuple[SlotMatch, ...]:

@@ -1,0 +1,176 @@
+"""Filling: passages of a corpus encoded and put into an index, with an estimate before and progress during the work."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Container, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import typer
+
+from diffretriever.cli.console import message, size_text, time_text
+from diffretriever.cli.interrupts import uninterrupted
+from diffretriever.cli.options import FileFormat, OnError
+from diffretriever.corpus import Passage, PassageReader, Problem, read_passages
+from diffretriever.corpus import problems as corpus
+from diffretriever.corpus.lines import STDIN, open_bytes, source_name
+from diffretriever.corpus.rows import Format
+from diffretriever.errors import CorpusError
+from diffretriever.progress import progress_bar
+
+if TYPE_CHECKING:
+    from diffretriever.encoder import Encoder
+    from diffretriever.index import Index
+    from diffretriever.representations import Representations
+
+_FIRST_STEP, _LARGEST_STEP = 16, 4096
+#: Seconds of work that one step should take: what Ctrl-C loses at most, and how often the bar moves.
+_STEP_SECONDS = 2.0
+#: Characters beyond which a passage is cut off by any usual sequence length and costs no more time.
+_LONGEST_TEXT = 3000
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a first reading of a corpus found.
+
+    Attributes:
+        name: its name in messages.
+        passages: number of usable passages that are not known yet.
+        skipped: number of known passages.
+        work: characters to encode, long texts counted as far as they are read.
+        problems: bad lines.
+    """
+
+    name: str
+    passages: int
+    skipped: int
+    work: int
+    problems: list[Problem]
+
+
+@contextmanager
+def opened_corpus(source: str, file_format: FileFormat | None, on_error: OnError) -> Iterator[PassageReader]:
+    """Give the reader of an input; standard input is copied to a temporary file, since it is read twice."""
+    chosen = cast("Format | None", file_format and file_format.value)
+    policy: corpus.OnError = "report" if on_error is OnError.REPORT else "raise"
+    if source != STDIN:
+        yield read_passages(source, file_format=chosen, on_error=policy)
+        return
+    with tempfile.TemporaryDirectory(prefix="diffretriever-") as folder:
+        copy = Path(folder) / "stdin"
+        with open_bytes(STDIN) as stream, copy.open("wb") as file:
+            shutil.copyfileobj(stream, file)
+        yield read_passages(copy, file_format=chosen or "jsonl", on_error=policy)
+
+
+def survey(reader: Iterable[Passage], source: str, known: Container[str] = frozenset()) -> Survey:
+    """Read the whole corpus once, so that a bad line is known before hours of encoding and not after.
+
+    Args:
+        reader: the corpus.
+        source: its name as the user gave it.
+        known: ids of passages that need no work.
+
+    Raises:
+        CorpusError: a line is bad and the reader does not go on, or there is no passage at all.
+    """
+    passages = skipped = work = 0
+    for passage in reader:
+        if passage.passage_id in known:
+            skipped += 1
+        else:
+            passages += 1
+            work += _work(passage)
+    name = source_name(source)
+    problems = list(reader.problems) if isinstance(reader, PassageReader) else []
+    if not passages and not skipped and not problems:
+        raise CorpusError(f"{name}: holds no passage")
+    return Survey(name, passages, skipped, work, problems)
+
+
+def report_problems(found: Survey) -> None:
+    """Say every bad line again at the end of the work, and end with exit code 1, if there was one."""
+    if not found.problems:
+        return
+    message(f"{len(found.problems):,} bad lines were left out:")
+    for problem in found.problems:
+        message(f"  {problem}")
+    raise typer.Exit(1)
+
+
+def fill(
+    index: Index,
+    encoder: Encoder,
+    passages: Iterable[Passage],
+    found: Survey,
+    *,
+    words: int = 0,
+    batch_size: int | None = None,
+) -> int:
+    """Encode passages and put them into an index; returns how many.
+
+    Ctrl-C takes effect between two writes, so what is in the index is whole.
+
+    Args:
+        index: an open index.
+        encoder: the encoder of that index.
+        passages: the passages, in order.
+        found: what the corpus holds, for the estimate.
+        words: predicted words to keep per slot.
+        batch_size: passages per step; by default the steps grow until one takes about two seconds.
+    """
+    done, work_done, seconds = 0, 0, 0.0
+    stream = iter(passages)
+    with progress_bar("indexing", found.passages) as advance:
+        for chunk, representations, took in encoded_chunks(encoder, stream, words=words, batch_size=batch_size):
+            started = time.monotonic()
+            with uninterrupted():
+                index.add_representations(chunk, representations)
+            seconds += took + time.monotonic() - started
+            work_done += sum(_work(passage) for passage in chunk)
+            if not done:
+                message(_estimate(found, chunk, representations, seconds / max(1, work_done)))
+            done += len(chunk)
+            advance(len(chunk))
+    return done
+
+
+def encoded_chunks(
+    encoder: Encoder, stream: Iterator[Passage], *, words: int, batch_size: int | None
+) -> Iterator[tuple[list[Passage], Representations, float]]:
+    """Yield chunks of passages, their representations and the seconds that encoding took."""
+    size = batch_size or _FIRST_STEP
+    while chunk := list(islice(stream, size)):
+        started = time.monotonic()
+        representations = encoder.encode_passages(chunk, words=words)
+        took = time.monotonic() - started
+        yield chunk, representations, took
+        if batch_size is None and took < _STEP_SECONDS / 2:
+            size = min(2 * size, _LARGEST_STEP)
+
+
+def bytes_per_passage(passages: list[Passage], representations: Representations) -> float:
+    """Return about how much disk a passage takes in an index: fp16 vectors, terms, words and its text."""
+    r = representations
+    vectors = 2 * r.dense.size + 2 * r.pooled.size
+    terms = 8 * r.sparse.nnz
+    words = 0 if r.words is None else 8 * r.words.ids.size
+    texts = sum(len(p.text.encode()) + len(p.title.encode()) + 100 for p in passages)
+    return cast(float, vectors + terms + words + texts) / max(1, len(passages))
+
+
+def _estimate(found: Survey, chunk: list[Passage], representations: Representations, seconds: float) -> str:
+    size = size_text(found.passages * bytes_per_passage(chunk, representations))
+    return f"about {size} on disk, about {time_text(found.work * seconds)}"
+
+
+def _work(passage: Passage) -> int:
+    # The constant stands for the prompt and the masked positions, which cost as much as some words.
+    return 150 + min(_LONGEST_TEXT, len(passage.title) + len(passage.text))

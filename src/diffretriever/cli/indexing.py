@@ -1,0 +1,185 @@
+"""Commands that make and change an index: index, add, delete, info."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from diffretriever.cli import options as opt
+from diffretriever.cli.console import message, result, show, size_text, time_text
+from diffretriever.cli.filling import Survey, fill, opened_corpus, report_problems, survey
+from diffretriever.cli.interrupts import uninterrupted
+from diffretriever.cli.models import ModelOptions, load_recorded, remember_prompt
+
+if TYPE_CHECKING:
+    from diffretriever.corpus import PassageReader
+    from diffretriever.encoder import Encoder
+    from diffretriever.index import Index
+
+
+class Backend(str, Enum):
+    """Engines that keep an index."""
+
+    EDGE = "edge"
+    EXACT = "exact"
+
+
+def index(
+    source: opt.Input,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the new index.")],
+    file_format: opt.Format = None,
+    on_error: opt.BadLines = opt.OnError.RAISE,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an index that is already there.")] = False,
+    backend: Annotated[Backend, typer.Option(help="edge (search engine) or exact (compares with everything).")] = (
+        Backend.EDGE
+    ),
+    words: opt.Words = 3,
+    batch_size: opt.BatchSize = None,
+    model: opt.DefaultModel = "mini",
+    device: opt.Device = None,
+    dtype: opt.Dtype = None,
+    batch_tokens: opt.BatchTokens = None,
+    query_slots: opt.QuerySlots = None,
+    passage_slots: opt.PassageSlots = None,
+    prompt: opt.PromptOption = None,
+    protocol: opt.ProtocolOption = None,
+    readout: opt.ReadoutOption = None,
+    steps: opt.Steps = None,
+) -> None:
+    """Encode the passages of INPUT into a new index."""
+    from diffretriever.index import Index
+
+    choice = ModelOptions(
+        model, device, dtype, batch_tokens, query_slots, passage_slots, prompt, protocol, readout, steps
+    )
+    with opened_corpus(source, file_format, on_error) as passages:
+        found = survey(passages, source)
+        message(f"{found.passages:,} passages in {found.name}")
+        if not overwrite:
+            refuse_existing(out)
+        encoder = choice.load()
+        with closing(Index.create(out, encoder, backend=backend.value, overwrite=overwrite)) as new:
+            remember_prompt(out, encoder)
+            _fill(new, encoder, passages, found, out, source, words, batch_size)
+    report_problems(found)
+
+
+def add(
+    folder: opt.IndexFolder,
+    source: opt.Input,
+    file_format: opt.Format = None,
+    on_error: opt.BadLines = opt.OnError.RAISE,
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="Leave passages that the index holds as they are.")
+    ] = False,
+    words: opt.Words = 3,
+    batch_size: opt.BatchSize = None,
+    model: opt.RecordedModel = None,
+    device: opt.Device = None,
+    dtype: opt.Dtype = None,
+    batch_tokens: opt.BatchTokens = None,
+) -> None:
+    """Encode the passages of INPUT into an index; a passage whose id it holds is replaced."""
+    from diffretriever.index import Index
+
+    with (
+        closing(Index.open(folder)) as old,
+        opened_corpus(source, file_format, on_error) as passages,
+    ):
+        found = survey(passages, source, set(old) if skip_existing else frozenset())
+        message(f"{found.passages:,} passages in {found.name}" + (f", {found.skipped:,} skipped" * bool(found.skipped)))
+        if found.passages:
+            encoder = load_recorded(
+                folder, old.manifest.provenance, model=model, device=device, dtype=dtype, batch_tokens=batch_tokens
+            )
+            _fill(old, encoder, passages, found, folder, source, words, batch_size, skip_existing=skip_existing)
+    report_problems(found)
+
+
+def delete(
+    folder: opt.IndexFolder,
+    passage_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of passages.")],
+) -> None:
+    """Remove passages from an index; an unknown id is an error, and then nothing is removed."""
+    from diffretriever.index import Index
+
+    with closing(Index.open(folder)) as old, uninterrupted():
+        old.delete(passage_ids)
+        message(f"removed {len(set(passage_ids)):,} passages, {len(old):,} are left")
+
+
+def info(folder: opt.IndexFolder, as_json: opt.AsJson = False) -> None:
+    """Show what an index holds and how it was made."""
+    from dataclasses import asdict
+
+    from rich.table import Table
+    from rich.text import Text
+
+    from diffretriever.index import Index
+
+    with closing(Index.open(folder)) as old:
+        stats, provenance = old.stats(), old.manifest.provenance
+    if as_json:
+        result(
+            json.dumps({**asdict(stats), "provenance": asdict(provenance)}, ensure_ascii=False, indent=1, default=str)
+        )
+        return
+    table = Table(show_header=False, title=str(folder), title_justify="left")
+    for name, value in [*asdict(stats).items(), *asdict(provenance).items()]:
+        if name != "provenance":
+            shown = size_text(value) if "bytes" in name else f"{value:,}" if isinstance(value, int) else str(value)
+            table.add_row(name.replace("_", " "), Text(shown))
+    show(table)
+
+
+@contextmanager
+def closing(opened: Index) -> Iterator[Index]:
+    """Close an index at the end whatever happens, a second Ctrl-C included."""
+    try:
+        yield opened
+    finally:
+        with uninterrupted():
+            opened.close()
+
+
+def refuse_existing(folder: Path) -> None:
+    """Raise before the model is loaded if the folder holds something already.
+
+    Raises:
+        InputError: the folder is not empty.
+    """
+    from diffretriever.errors import InputError
+
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise InputError(f"{folder} exists already; choose another folder, add to it, or replace it with --overwrite")
+
+
+def _fill(
+    target: Index,
+    encoder: Encoder,
+    passages: PassageReader,
+    found: Survey,
+    folder: Path,
+    source: str,
+    words: int,
+    batch_size: int | None,
+    *,
+    skip_existing: bool = False,
+) -> None:
+    known = set(target) if skip_existing else frozenset()
+    started = time.monotonic()
+    try:
+        new = (passage for passage in passages if passage.passage_id not in known)
+        count = fill(target, encoder, new, found, words=words, batch_size=batch_size)
+    except KeyboardInterrupt:
+        message(f"stopped: {folder} holds {len(target):,} passages and can be searched")
+        message(f"to go on: diffretriever add {folder} {source} --skip-existing")
+        raise typer.Exit(130) from None
+    message(f"indexed {count:,} passages in {time_text(time.monotonic() - started)}; {folder} holds {len(target):,}")

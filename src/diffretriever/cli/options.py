@@ -1,0 +1,163 @@
+"""Options: those that several commands share, each defined once."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Mode(str, Enum):
+    """Which scores rank the passages."""
+
+    HYBRID = "hybrid"
+    MULTI = "multi"
+    SINGLE = "single"
+    SPARSE = "sparse"
+
+
+class FusionMethod(str, Enum):
+    """How hybrid search joins the dense and the sparse ranking."""
+
+    MINMAX = "minmax"
+    RRF = "rrf"
+
+
+class OnError(str, Enum):
+    """What to do with a bad line of the input."""
+
+    RAISE = "raise"
+    REPORT = "report"
+
+
+class FileFormat(str, Enum):
+    """Formats of a corpus."""
+
+    JSONL = "jsonl"
+    TSV = "tsv"
+    CSV = "csv"
+    PARQUET = "parquet"
+    BEIR = "beir"
+    TEXT = "text"
+
+
+_MODEL = "Model"
+_SEARCH = "Search"
+
+Input = Annotated[
+    str,
+    typer.Argument(
+        metavar="INPUT",
+        help="JSONL, TSV or CSV (also .gz, .zst), Parquet, a BEIR folder, a folder of .txt and .md files, or - for "
+        "JSONL on standard input.",
+    ),
+]
+IndexFolder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the index.")]
+Format = Annotated[
+    FileFormat | None,
+    typer.Option("--format", help="Format of INPUT, when its name does not tell.", show_default=False),
+]
+BadLines = Annotated[
+    OnError,
+    typer.Option("--on-error", help="Stop at the first bad line, or go on and report all of them at the end (exit 1)."),
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Passages encoded and stored at a time; by default as many as take a few seconds.",
+        show_default=False,
+    ),
+]
+Words = Annotated[int, typer.Option(min=0, max=100, help="Predicted words kept per slot; 0 is faster.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+DefaultModel = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        help="mini (shipped), a folder, or a hub id such as Dream-org/Dream-v0-Instruct-7B.",
+        rich_help_panel=_MODEL,
+    ),
+]
+RecordedModel = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="Where the model is now, if it moved since the index was made.",
+        show_default=False,
+        rich_help_panel=_MODEL,
+    ),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(help="cpu, cuda, cuda:1 ...; by default the first GPU.", show_default=False, rich_help_panel=_MODEL),
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        help="float32 or bfloat16; by default bfloat16 on a GPU, float32 on a CPU.",
+        show_default=False,
+        rich_help_panel=_MODEL,
+    ),
+]
+BatchTokens = Annotated[
+    int | None,
+    typer.Option(min=1, help="Tokens per forward pass.", show_default=False, rich_help_panel=_MODEL),
+]
+QuerySlots = Annotated[
+    int | None,
+    typer.Option(min=1, help="Masked positions of a query (K_q).", show_default=False, rich_help_panel=_MODEL),
+]
+PassageSlots = Annotated[
+    int | None,
+    typer.Option(min=1, help="Masked positions of a passage (K_p).", show_default=False, rich_help_panel=_MODEL),
+]
+PromptOption = Annotated[
+    str | None,
+    typer.Option(
+        "--prompt", help="Name of a prompt template, or a JSON file.", show_default=False, rich_help_panel=_MODEL
+    ),
+]
+ProtocolOption = Annotated[
+    str | None,
+    typer.Option("--protocol", help="default or paper.", show_default=False, rich_help_panel=_MODEL),
+]
+ReadoutOption = Annotated[
+    str | None,
+    typer.Option("--readout", help="slot or aligned.", show_default=False, rich_help_panel=_MODEL),
+]
+Steps = Annotated[
+    int | None,
+    typer.Option(min=1, help="Denoising steps.", show_default=False, rich_help_panel=_MODEL),
+]
+
+ModeOption = Annotated[
+    Mode,
+    typer.Option(
+        "--mode",
+        help="hybrid (MaxSim and terms fused), multi (MaxSim), single (pooled vectors), sparse.",
+        rich_help_panel=_SEARCH,
+    ),
+]
+Alpha = Annotated[
+    float,
+    typer.Option(
+        min=0.0, max=1.0, help="Weight of MaxSim in hybrid search; the terms get the rest.", rich_help_panel=_SEARCH
+    ),
+]
+Fusion = Annotated[
+    FusionMethod,
+    typer.Option(help="minmax (interpolation by alpha) or rrf (reciprocal ranks).", rich_help_panel=_SEARCH),
+]
+Where = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="CONDITION",
+        help="Only passages whose metadata meet this, such as year>=2020, lang=en or tags=physics; may be repeated.",
+        show_default=False,
+        rich_help_panel=_SEARCH,
+    ),
+]
