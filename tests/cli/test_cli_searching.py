@@ -120,6 +120,16 @@ class TestModel:
         assert "--model" in lost.err
         assert cli("search", "i", QUESTION, "--model", tmp_path / "moved" / "mine").code == 0
 
+    def test_an_index_made_by_the_library_is_searched_with_its_prompt(self, cli, tmp_path):
+        from diffretriever import DiffRetriever, Index, Passage
+
+        with Index.create(tmp_path / "i", DiffRetriever.from_pretrained(MODEL, prompt="three")) as index:
+            index.add([Passage("a", "a violin")])
+        assert ids(cli("search", tmp_path / "i", QUESTION, "--json")) == ["a"]
+        refused = cli("search", tmp_path / "i", QUESTION, "--prompt", "few")
+        assert refused.code == 1
+        assert "prompt_hash" in refused.err
+
     def test_another_model_is_refused(self, cli, finished_index):
         done = cli("search", finished_index, QUESTION, "--model", MODEL.with_name("tiny-llada"))
         assert done.code == 1

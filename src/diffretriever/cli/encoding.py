@@ -64,7 +64,7 @@ def encode(
         try:
             with progress_bar("encoding", found.passages) as advance:
                 chunks = encoded_chunks(encoder, iter(passages), words=words, batch_size=batch_size)
-                for number, (chunk, representations, _) in enumerate(chunks):
+                for number, (chunk, representations) in enumerate(chunks):
                     _write_part(out, number, [passage.passage_id for passage in chunk], representations)
                     done += len(chunk)
                     advance(len(chunk))

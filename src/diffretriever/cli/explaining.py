@@ -32,13 +32,16 @@ def explain(
     model: opt.RecordedModel = None,
     device: opt.Device = None,
     dtype: opt.Dtype = None,
+    prompt: opt.RecordedPrompt = None,
 ) -> None:
     """Show which slots of a query and a passage matched, with their words, and which terms they share."""
     from diffretriever.index import Index
 
     with closing(Index.open(folder)) as index:
         index.get(passage_id)  # an unknown id is said before the model is loaded
-        encoder = load_recorded(folder, index.manifest.provenance, model=model, device=device, dtype=dtype)
+        encoder = load_recorded(
+            folder, index.manifest.provenance, model=model, device=device, dtype=dtype, prompt=prompt
+        )
         encoded = encoder.encode_queries([query], words=words)
         explanation = explain_stored(index, encoder, encoded, passage_id, query=query, alpha=alpha)
     if html is not None:

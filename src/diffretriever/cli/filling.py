@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Container, Iterable, Iterator
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 _FIRST_STEP, _LARGEST_STEP = 16, 4096
 #: Seconds of work that one step should take: what Ctrl-C loses at most, and how often the bar moves.
 _STEP_SECONDS = 2.0
+#: Seconds without a word where no bar is shown.
+_SILENCE = 20.0
 #: Characters beyond which a passage is cut off by any usual sequence length and costs no more time.
 _LONGEST_TEXT = 3000
 
@@ -126,32 +129,52 @@ def fill(
         words: predicted words to keep per slot.
         batch_size: passages per step; by default the steps grow until one takes about two seconds.
     """
-    done, work_done, seconds = 0, 0, 0.0
-    stream = iter(passages)
+    done, log = 0, _Log(found)
     with progress_bar("indexing", found.passages) as advance:
-        for chunk, representations, took in encoded_chunks(encoder, stream, words=words, batch_size=batch_size):
-            started = time.monotonic()
+        for chunk, representations in encoded_chunks(encoder, iter(passages), words=words, batch_size=batch_size):
             with uninterrupted():
                 index.add_representations(chunk, representations)
-            seconds += took + time.monotonic() - started
-            work_done += sum(_work(passage) for passage in chunk)
-            if not done:
-                message(_estimate(found, chunk, representations, seconds / max(1, work_done)))
             done += len(chunk)
             advance(len(chunk))
+            log.note(chunk, representations)
     return done
+
+
+class _Log:
+    """Says what the work will take after the first step, and how far it is where there is no terminal for a bar."""
+
+    def __init__(self, found: Survey) -> None:
+        self._found = found
+        self._started = self._said = time.monotonic()
+        self._passages = self._work = 0
+
+    def note(self, chunk: list[Passage], representations: Representations) -> None:
+        """Take notice of passages that are done."""
+        first = not self._passages
+        self._passages += len(chunk)
+        self._work += sum(_work(passage) for passage in chunk)
+        now, found = time.monotonic(), self._found
+        left = time_text((now - self._started) / max(1, self._work) * max(0, found.work - self._work))
+        if first:
+            size = size_text(found.passages * bytes_per_passage(chunk, representations))
+            message(f"about {size} on disk, about {left}")
+        elif now - self._said > _SILENCE and not sys.stderr.isatty():
+            message(f"{self._passages:,} of {found.passages:,}, about {left} left")
+        else:
+            return
+        self._said = now
 
 
 def encoded_chunks(
     encoder: Encoder, stream: Iterator[Passage], *, words: int, batch_size: int | None
-) -> Iterator[tuple[list[Passage], Representations, float]]:
-    """Yield chunks of passages, their representations and the seconds that encoding took."""
+) -> Iterator[tuple[list[Passage], Representations]]:
+    """Yield chunks of passages with their representations; by default chunks grow to about two seconds of work."""
     size = batch_size or _FIRST_STEP
     while chunk := list(islice(stream, size)):
         started = time.monotonic()
         representations = encoder.encode_passages(chunk, words=words)
         took = time.monotonic() - started
-        yield chunk, representations, took
+        yield chunk, representations
         if batch_size is None and took < _STEP_SECONDS / 2:
             size = min(2 * size, _LARGEST_STEP)
 
@@ -164,11 +187,6 @@ def bytes_per_passage(passages: list[Passage], representations: Representations)
     words = 0 if r.words is None else 8 * r.words.ids.size
     texts = sum(len(p.text.encode()) + len(p.title.encode()) + 100 for p in passages)
     return cast(float, vectors + terms + words + texts) / max(1, len(passages))
-
-
-def _estimate(found: Survey, chunk: list[Passage], representations: Representations, seconds: float) -> str:
-    size = size_text(found.passages * bytes_per_passage(chunk, representations))
-    return f"about {size} on disk, about {time_text(found.work * seconds)}"
 
 
 def _work(passage: Passage) -> int:

@@ -85,6 +85,7 @@ def add(
     device: opt.Device = None,
     dtype: opt.Dtype = None,
     batch_tokens: opt.BatchTokens = None,
+    prompt: opt.RecordedPrompt = None,
 ) -> None:
     """Encode the passages of INPUT into an index; a passage whose id it holds is replaced."""
     from diffretriever.index import Index
@@ -97,7 +98,13 @@ def add(
         message(f"{found.passages:,} passages in {found.name}" + (f", {found.skipped:,} skipped" * bool(found.skipped)))
         if found.passages:
             encoder = load_recorded(
-                folder, old.manifest.provenance, model=model, device=device, dtype=dtype, batch_tokens=batch_tokens
+                folder,
+                old.manifest.provenance,
+                model=model,
+                device=device,
+                dtype=dtype,
+                batch_tokens=batch_tokens,
+                prompt=prompt,
             )
             _fill(old, encoder, passages, found, folder, source, words, batch_size, skip_existing=skip_existing)
     report_problems(found)

@@ -75,6 +75,7 @@ def load_recorded(
     device: str | None = None,
     dtype: str | None = None,
     batch_tokens: int | None = None,
+    prompt: str | None = None,
 ) -> DiffRetriever:
     """Return the encoder that an index was made with.
 
@@ -85,11 +86,11 @@ def load_recorded(
         device: device to run on.
         dtype: dtype to run in.
         batch_tokens: tokens per forward pass.
+        prompt: the prompt, if the index does not remember it.
 
     Raises:
         CheckpointError: the model is not where it was.
     """
-    remembered = folder / PROMPT_FILE
     options = ModelOptions(
         model=model or recorded.model,
         device=device,
@@ -97,7 +98,7 @@ def load_recorded(
         batch_tokens=batch_tokens,
         query_slots=recorded.query_slots,
         passage_slots=recorded.passage_slots,
-        prompt=str(remembered) if remembered.is_file() else None,
+        prompt=prompt or _remembered_prompt(folder, recorded),
         protocol=recorded.protocol,
         readout=recorded.readout,
         steps=recorded.steps,
@@ -110,3 +111,17 @@ def load_recorded(
         if model is None:
             raise CheckpointError(f"{error}; the index was made with it: say where it is now by --model") from error
         raise
+
+
+def _remembered_prompt(folder: Path, recorded: Provenance) -> str | None:
+    """Return the prompt of an index: its own file, else the bundled template of that name, else the model's own."""
+    from diffretriever.errors import PromptError
+    from diffretriever.prompts import Prompt
+
+    own = folder / PROMPT_FILE
+    if own.is_file():
+        return str(own)
+    try:
+        return Prompt.load(recorded.prompt).name
+    except PromptError:
+        return None

@@ -121,6 +121,12 @@ PromptOption = Annotated[
         "--prompt", help="Name of a prompt template, or a JSON file.", show_default=False, rich_help_panel=_MODEL
     ),
 ]
+RecordedPrompt = Annotated[
+    str | None,
+    typer.Option(
+        "--prompt", help="The prompt, if the index does not remember it.", show_default=False, rich_help_panel=_MODEL
+    ),
+]
 ProtocolOption = Annotated[
     str | None,
     typer.Option("--protocol", help="default or paper.", show_default=False, rich_help_panel=_MODEL),

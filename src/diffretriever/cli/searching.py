@@ -47,6 +47,7 @@ def search(
     model: opt.RecordedModel = None,
     device: opt.Device = None,
     dtype: opt.Dtype = None,
+    prompt: opt.RecordedPrompt = None,
 ) -> None:
     """Search an index, by one QUESTION or by a file of queries."""
     if (question is None) == (queries is None):
@@ -61,7 +62,9 @@ def search(
     condition = parse_conditions(where)
     asked = [Query("", question or "")] if queries is None else read_queries(queries)
     with closing(Index.open(folder)) as index:
-        encoder = load_recorded(folder, index.manifest.provenance, model=model, device=device, dtype=dtype)
+        encoder = load_recorded(
+            folder, index.manifest.provenance, model=model, device=device, dtype=dtype, prompt=prompt
+        )
 
         def answer(encoded: Representations) -> list[list[Hit]]:
             return index.search_batch(encoded, k=k, mode=mode.value, alpha=alpha, fusion=fusion.value, where=condition)
