@@ -40,7 +40,7 @@ def set_direction(model: nn.Module, spec: BackboneSpec) -> None:
     if spec.architecture in _ENCODERS:
         return
     causal = spec.attention == "causal"
-    model.config.is_causal = causal  # type: ignore[union-attr,assignment]
+    model.config.is_causal = causal  # type: ignore[union-attr]
     for module in model.modules():
         if hasattr(module, "is_causal"):
             module.is_causal = causal  # type: ignore[assignment]
