@@ -23,7 +23,7 @@ class TestIndex:
         done = cli("index", corpus, "--out", tmp_path / "i", "--model", MODEL, "--backend", "exact")
         assert (done.code, done.out) == (0, "")
         assert f"10 passages in {corpus}" in done.err
-        assert "on disk, about" in done.err
+        assert "of index data, about" in done.err
         assert held(tmp_path / "i") == {p["_id"] for p in PASSAGES}
 
     def test_an_existing_index_is_kept_unless_overwritten(self, cli, tmp_path, index_folder):
@@ -171,7 +171,7 @@ def test_ctrl_c_leaves_an_index_that_opens_and_can_be_gone_on_with(cli, tmp_path
     process = start("index", many, "--out", folder, "--model", MODEL, "--batch-size", 2)
     try:
         for line in process.stderr:  # the estimate comes once the first batch is stored
-            if b"on disk" in line:
+            if b"of index data" in line:
                 break
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)

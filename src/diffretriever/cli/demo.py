@@ -148,8 +148,8 @@ def _show_claims(index: Index, encoder: Encoder, task: Task, queries: Representa
         encoded = queries.select([row])
         hits = index.search_batch(encoded, k=3)[0]
         result(f"\nclaim: {query.text}")
-        result(f"query slots: {query_words(encoded.slot_words(0), _WORDS)}")
-        show(hits_table(hits, _WORDS))
+        result(f"query slots: {query_words(encoded.slot_words(0))}")
+        show(hits_table(hits))
         if row == 0 and hits:
             explanation = explain_stored(index, encoder, encoded, hits[0].passage_id, query=query.text)
             result("\nwhy the first one:")
@@ -168,11 +168,11 @@ def _show_measures(evaluations: list[Evaluation], task: Task) -> None:
     from rich.table import Table
 
     what = "SciFact test" if task.whole else "a small part of SciFact"
-    table = Table(title=f"{what}, {len(task.queries)} claims, {len(task.passages):,} abstracts", title_justify="left")
+    result(f"\n{what}, {len(task.queries)} claims, {len(task.passages):,} abstracts")
+    table = Table()
     table.add_column("mode")
     for measure in _MEASURES:
         table.add_column(measure, justify="right")
     for evaluation in evaluations:
         table.add_row(evaluation.tag, *(f"{evaluation[measure]:.3f}" for measure in _MEASURES))
-    result("")
     show(table)

@@ -157,8 +157,8 @@ class _Log:
         left = time_text((now - self._started) / max(1, self._work) * max(0, found.work - self._work))
         if first:
             size = size_text(found.passages * bytes_per_passage(chunk, representations))
-            message(f"about {size} on disk, about {left}")
-        elif now - self._said > _SILENCE and not sys.stderr.isatty():
+            message(f"about {size} of index data, about {left}")
+        elif now - self._said > _SILENCE and self._passages < found.passages and not sys.stderr.isatty():
             message(f"{self._passages:,} of {found.passages:,}, about {left} left")
         else:
             return

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from diffretriever.index import Hit
     from diffretriever.representations import SlotWord
 
-_SNIPPET = 160
+_SNIPPET = 120
 
 
 def hits_json(query: str, hits: Sequence[Hit], *, query_id: str | None = None) -> dict[str, object]:
@@ -44,18 +44,19 @@ def _hit_json(hit: Hit) -> dict[str, object]:
     }
 
 
-def hits_table(hits: Sequence[Hit], words: int = 3) -> RenderableType:
-    """Return a table of hits: rank, score, title and start of the text, and what the slots predict."""
+def hits_table(hits: Sequence[Hit]) -> RenderableType:
+    """Return a table of hits: rank, score, title and start of the text, and the first word that each slot predicts."""
     table = Table(show_lines=True)
     table.add_column("#", justify="right")
     table.add_column("score", justify="right")
     table.add_column("passage", ratio=3)
-    if any(hit.slot_words for hit in hits):
+    with_words = any(hit.slot_words for hit in hits)
+    if with_words:
         table.add_column("slot words", ratio=2)
     for hit in hits:
         cells = [Text(str(hit.rank)), Text(f"{hit.score:.3f}"), _passage(hit)]
-        if len(table.columns) == 4:
-            cells.append(Text(distinct_words(hit.slot_words, words)))
+        if with_words:
+            cells.append(Text(first_words(hit.slot_words)))
         table.add_row(*cells)
     return table
 
@@ -69,9 +70,9 @@ def _passage(hit: Hit) -> Text:
     return Text.assemble(*parts, snippet)
 
 
-def distinct_words(slots: Sequence[Sequence[SlotWord]], words: int) -> str:
-    """Return the first words of every slot, each once, in slot order."""
-    seen = dict.fromkeys(printable(word.word) for slot in slots for word in slot[:words])
+def first_words(slots: Sequence[Sequence[SlotWord]]) -> str:
+    """Return the first word of every slot, each once, in slot order."""
+    seen = dict.fromkeys(printable(slot[0].word) for slot in slots if slot)
     return " ".join(word for word in seen if word)
 
 

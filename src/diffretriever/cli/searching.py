@@ -71,7 +71,7 @@ def search(
 
         if queries is None:
             encoded = encoder.encode_queries([question or ""], words=words)
-            _show_answer(question or "", answer(encoded)[0], encoded, as_json=as_json, words=words)
+            _show_answer(question or "", answer(encoded)[0], encoded, as_json=as_json)
             return
         from diffretriever.progress import progress_bar
 
@@ -92,16 +92,16 @@ def parse_conditions(where: Sequence[str] | None) -> Filter | None:
     return AllOf(filters) if filters else None
 
 
-def _show_answer(question: str, hits: list[Hit], encoded: Representations, *, as_json: bool, words: int) -> None:
+def _show_answer(question: str, hits: list[Hit], encoded: Representations, *, as_json: bool) -> None:
     if as_json:
         result(dumps(hits_json(question, hits)))
         return
     if predicted := encoded.slot_words(0):
-        message(f"query slots: {query_words(predicted, words)}")
+        message(f"query slots: {query_words(predicted)}")
     if not hits:
         message("no passage found")
         return
-    show(hits_table(hits, words))
+    show(hits_table(hits))
 
 
 def _write(
