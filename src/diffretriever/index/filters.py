@@ -6,6 +6,7 @@ equal a bool or a string. A field that is missing matches nothing but `Not`.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -111,7 +112,7 @@ def _equal(value: MetadataValue, wanted: Scalar) -> bool:
 _CLAUSE = re.compile(
     r"""\s*(?P<key>"[^"]+"|[\w.\-/:]+)\s*
         (?:(?P<op>>=|<=|!=|==|=|>|<)|(?P<negated>not\s+)?(?P<in>in)\b)\s*
-        (?P<value>(?:"[^"]*"|(?!\s+and\s)[^"])+?)\s*(?:$|\s+and\s+)""",
+        (?P<value>(?:"[^"]*"|(?!\s+and(?:\s|$))[^"=<>])+?)\s*(?:$|\s+and\s+(?!$))""",
     re.VERBOSE,
 )
 
@@ -121,7 +122,7 @@ def parse_filter(text: str) -> Filter:
 
     Clauses are joined by `and`: `lang=en`, `lang!=en`, `year>=2020` (also `>`, `<`, `<=`), `tag in a,b`,
     `tag not in a,b`. A value in double quotes is a string whatever it looks like; without quotes `2020` also matches
-    the number and `true` also the bool.
+    the number and `true` also the bool. Values with `=`, `<`, `>`, a comma or ` and ` need quotes.
 
     Raises:
         InputError: the text cannot be read.
@@ -172,6 +173,7 @@ def _readings(value: str) -> tuple[Scalar, ...]:
     if value in ("true", "false"):
         return (value, value == "true")
     try:
-        return (value, float(value))
+        number = float(value)
     except ValueError:
         return (value,)
+    return (value, number) if math.isfinite(number) else (value,)

@@ -1,0 +1,112 @@
+"""What only the edge store does: approximate search, reorganising, writes in parts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import qdrant_edge as qe
+
+from diffretriever.corpus import Passage
+from diffretriever.errors import IndexFormatError, InputError
+from diffretriever.index import Index
+from tests.index.hashing import HashEncoder, random_representations
+
+COUNT = 1500
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory):
+    representations = random_representations(COUNT, seed=5, slots=(1, 4), terms=3)
+    with Index.create(tmp_path_factory.mktemp("edge"), representations) as made:
+        passages = [Passage(f"p{i:04d}", "", metadata={"half": i % 2}) for i in range(COUNT)]
+        made.add_representations(passages, representations)
+        yield made
+
+
+def ids(hits):
+    return [hit.passage_id for hit in hits]
+
+
+def test_an_approximate_search_says_so_and_finds_most(index):
+    queries = random_representations(20, seed=6, slots=(3, 4))
+    for mode in ("multi", "single", "hybrid"):
+        exact = index.search_batch(queries, 10, mode, exact=True)
+        fast = index.search_batch(queries, 10, mode, exact=False)
+        assert all(hit.exact for hits in exact for hit in hits)
+        assert not any(hit.exact for hits in fast for hit in hits)
+        found = np.mean([len(set(ids(a)) & set(ids(b))) / 10 for a, b in zip(exact, fast, strict=True)])
+        assert found > 0.8
+        scores = [{hit.passage_id: hit.dense for hit in hits} for hits in exact]
+        for hits, known in zip(fast, scores, strict=True):
+            for hit in hits:
+                assert hit.dense == pytest.approx(known.get(hit.passage_id, hit.dense), abs=1e-6)
+    assert all(hit.exact for hit in index.search(queries.select([0]), mode="sparse", exact=False))
+
+
+def test_an_approximate_search_keeps_to_its_filter(index):
+    query = random_representations(1, seed=7, slots=(4, 4))
+    hits = index.search(query, 50, "multi", exact=False, where="half=1")
+    assert len(hits) == 50
+    assert {hit.metadata["half"] for hit in hits} == {1}
+
+
+def test_the_size_decides_when_nobody_else_does(index, monkeypatch):
+    query = random_representations(1, seed=8, slots=(4, 4))
+    assert index.search(query, 1, "multi")[0].exact
+    monkeypatch.setattr("diffretriever.index.edge.EXACT_MULTI_WORK", COUNT * 16)
+    monkeypatch.setattr("diffretriever.index.edge.EXACT_SINGLE_WORK", COUNT * 16 - 1)
+    assert not index.search(query, 1, "multi")[0].exact
+    assert not index.search(query, 1, "single")[0].exact
+    monkeypatch.setattr("diffretriever.index.edge.EXACT_SINGLE_WORK", COUNT * 16)
+    assert index.search(query, 1, "single")[0].exact
+
+
+def test_ties_beyond_the_cut_are_all_seen(tmp_path):
+    with Index.create(tmp_path, HashEncoder()) as index:
+        index.add([Passage(f"p{i:03d}", "same") for i in range(300)])
+        for mode in ("multi", "single", "sparse", "hybrid"):
+            assert ids(index.search("same", 5, mode)) == [f"p{i:03d}" for i in range(5)]
+
+
+def test_a_large_write_is_split(tmp_path, monkeypatch):
+    monkeypatch.setattr("diffretriever.index.edge._WRITE_NUMBERS", 100)
+    sizes = []
+    upsert = qe.UpdateOperation.upsert_points
+
+    class Counting:
+        delete_points = qe.UpdateOperation.delete_points
+
+        @staticmethod
+        def upsert_points(points):
+            sizes.append(len(points))
+            return upsert(points)
+
+    monkeypatch.setattr("diffretriever.index.edge.qe.UpdateOperation", Counting)
+    with Index.create(tmp_path, HashEncoder()) as index:
+        index.add([Passage(f"p{i}", "one two three") for i in range(10)])
+        assert sizes == [2] * 5
+        assert len(index) == 10
+
+
+def test_more_numbers_than_the_engine_holds_are_refused(tmp_path):
+    encoder = HashEncoder(dim=4096, passage_slots=300)
+    with Index.create(tmp_path, encoder) as index:
+        with pytest.raises(InputError, match=r"'big' has 260 vectors of 4096 dimensions.*use backend='exact'"):
+            index.add([Passage("big", " ".join(f"w{i}" for i in range(260)))], words=0)
+        index.add([Passage("fits", "moon")])
+        assert index.search("moon", 1)[0].passage_id == "fits"
+
+
+def test_damage_is_reported(tmp_path, encoder):
+    with Index.create(tmp_path, encoder) as index:
+        index.add([Passage("a", "moon")])
+    (tmp_path / "store" / "edge_config.json").write_text("{")
+    with pytest.raises(IndexFormatError, match="cannot be opened by the engine"):
+        Index.open(tmp_path, encoder)
+
+
+def test_names_are_read_once_and_forgotten_when_many(index, monkeypatch):
+    query = random_representations(1, seed=9, slots=(4, 4))
+    first = index.search(query, 20, "multi")
+    monkeypatch.setattr("diffretriever.index.edge._KNOWN_NAMES", 5)
+    assert index.search(query, 20, "multi") == first

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from diffretriever.corpus import Passage
+from diffretriever.errors import InputError
+from diffretriever.index import AllOf, AnyOf, Equals, Index, Not, OneOf, Range, parse_filter
+from diffretriever.index.filters import matches
+from tests.index.hashing import HashEncoder
+
+KEYS = ["k", "a.b", 'quo"te', "br[0]", "é ü", "", "s", "\\", "%41", "new\nline"]
+STRINGS = ["x", "y", "1", "true", "", "é", "a.b"]
+METADATA: list[dict] = [
+    {},
+    {"k": "x"},
+    {"k": "1"},
+    {"k": 1},
+    {"k": 1.0},
+    {"k": 1.5},
+    {"k": True},
+    {"k": False},
+    {"k": 0},
+    {"k": "true"},
+    {"k": []},
+    {"k": ["x", "y"]},
+    {"k": ["1"]},
+    {"k": ""},
+    {"k": -(2**60)},
+    {"k": "x", "s": 2, 'quo"te': True},
+    {key: "x" for key in KEYS},
+    {key: i for i, key in enumerate(KEYS)},
+    {"a": "x", "b": "y"},
+]
+
+scalars = st.one_of(st.sampled_from(STRINGS), st.sampled_from([0, 1, 1.0, 1.5, 2, -(2**60)]), st.booleans())
+keys = st.sampled_from(KEYS)
+bounds = st.sampled_from([None, 0, 1, 1.5, 5])
+leaves = st.one_of(
+    st.builds(Equals, keys, scalars),
+    st.builds(OneOf, keys, st.lists(scalars, max_size=3).map(tuple)),
+    st.tuples(keys, bounds, bounds, bounds, bounds)
+    .filter(lambda t: any(b is not None for b in t[1:]))
+    .map(lambda t: Range(*t)),
+)
+filters = st.recursive(
+    leaves,
+    lambda inner: st.one_of(
+        st.builds(Not, inner),
+        st.builds(AllOf, st.lists(inner, max_size=3).map(tuple)),
+        st.builds(AnyOf, st.lists(inner, max_size=3).map(tuple)),
+    ),
+    max_leaves=6,
+)
+
+
+@pytest.fixture(scope="module")
+def indexes(tmp_path_factory):
+    passages = [Passage(f"p{i}", "same text", metadata=metadata) for i, metadata in enumerate(METADATA)]
+    made = []
+    for backend in ("edge", "exact"):
+        index = Index.create(tmp_path_factory.mktemp(backend), HashEncoder(), backend=backend)
+        index.add(passages)
+        made.append(index)
+    yield made
+    for index in made:
+        index.close()
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(condition=filters)
+def test_every_backend_finds_exactly_what_matches(indexes, condition):
+    expected = {f"p{i}" for i, metadata in enumerate(METADATA) if matches(condition, metadata)}
+    for index in indexes:
+        for mode in ("multi", "sparse"):
+            assert {hit.passage_id for hit in index.search("same", 100, mode, where=condition)} == expected
+
+
+@pytest.mark.parametrize(
+    ("condition", "metadata", "expected"),
+    [
+        (Equals("k", 1), {"k": 1.0}, True),
+        (Equals("k", 1), {"k": True}, False),
+        (Equals("k", True), {"k": 1}, False),
+        (Equals("k", 1), {"k": "1"}, False),
+        (Equals("k", "x"), {"k": ["x", "y"]}, True),
+        (Equals("k", "x"), {}, False),
+        (Not(Equals("k", "x")), {}, True),
+        (OneOf("k", ("a", 2)), {"k": 2}, True),
+        (OneOf("k", ()), {"k": 2}, False),
+        (Range("k", gte=2, lt=3), {"k": 2}, True),
+        (Range("k", gte=2, lt=3), {"k": 3}, False),
+        (Range("k", gt=0), {"k": True}, False),
+        (Range("k", gt=0), {"k": "5"}, False),
+        (AllOf(()), {}, True),
+        (AnyOf(()), {}, False),
+    ],
+)
+def test_what_matches(condition, metadata, expected):
+    assert matches(condition, metadata) is expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("lang=en", Equals("lang", "en")),
+        ("lang == en", Equals("lang", "en")),
+        ("lang!=en", Not(Equals("lang", "en"))),
+        ("year=2020", OneOf("year", ("2020", 2020.0))),
+        ('year="2020"', Equals("year", "2020")),
+        ("open=true", OneOf("open", ("true", True))),
+        ("x=nan", Equals("x", "nan")),
+        ("year>=2020", Range("year", gte=2020.0)),
+        ("year < -1.5e3", Range("year", lt=-1500.0)),
+        ("tag in a,b", OneOf("tag", ("a", "b"))),
+        ('tag in "a, b" , c', OneOf("tag", ("a, b", "c"))),
+        ("tag not in a", Not(OneOf("tag", ("a",)))),
+        ('"my key"=a b', Equals("my key", "a b")),
+        ('title="this and that"', Equals("title", "this and that")),
+        ("a=1 and b>2", AllOf((OneOf("a", ("1", 1.0)), Range("b", gt=2.0)))),
+        ("  a=x   and   b=y  ", AllOf((Equals("a", "x"), Equals("b", "y")))),
+        ("index=in", Equals("index", "in")),
+    ],
+)
+def test_parsing(text, expected):
+    assert parse_filter(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", " ", "year", "=5", "year>", "a=1 and", "a=1 and ", "a=1 and and b=2", 'a="x', "a=1 or b=2", "tag in"]
+)
+def test_what_cannot_be_parsed(text):
+    with pytest.raises(InputError, match="cannot read the filter"):
+        parse_filter(text)
+
+
+def test_ranges_compare_numbers_and_have_a_bound():
+    with pytest.raises(InputError, match="'new' is no number"):
+        parse_filter("year>new")
+    with pytest.raises(InputError, match="no bound"):
+        Range("year")
