@@ -65,6 +65,18 @@ def test_much_deletion_gives_the_space_back(index, tmp_path, encoder):
         assert list(again) == ["new"]
 
 
+def test_a_long_log_is_shortened(index, tmp_path, encoder, monkeypatch):
+    monkeypatch.setattr("diffretriever.index.exact.MAX_LOG_LINES", 5)
+    index.add([Passage("a", "moon"), Passage("b", "sun")])
+    index.delete("b")
+    for i in range(20):
+        index.set_metadata({"a": {"i": i}})
+    assert len((tmp_path / "store" / "log.jsonl").read_text().splitlines()) <= 6
+    with reopened(index, tmp_path, encoder) as again:
+        assert list(again) == ["a"]
+        assert again.get("a").passage.metadata == {"i": 19}
+
+
 def test_a_torn_last_line_of_the_log_is_dropped(index, tmp_path, encoder):
     index.add([Passage("a", "moon")])
     index.add([Passage("b", "sun")])
@@ -86,6 +98,9 @@ def test_damage_is_reported(index, tmp_path, encoder):
     whole = log.read_bytes()
     log.write_bytes(b"{nothing}\n" + whole)
     with pytest.raises(IndexFormatError, match=r"log.jsonl is damaged"):
+        Index.open(tmp_path, encoder)
+    log.write_bytes(whole + b'{"delete": ["unheard"]}\n')
+    with pytest.raises(IndexFormatError, match=r"log.jsonl is damaged .'unheard'"):
         Index.open(tmp_path, encoder)
     log.write_bytes(whole)
     array = tmp_path / "store" / "000001" / "dense.npy"

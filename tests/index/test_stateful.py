@@ -116,3 +116,8 @@ def test_random_sequences_with_eager_merging(monkeypatch: pytest.MonkeyPatch) ->
     run_state_machine_as_test(type("MergingMachine", (Machine,), {"backend": "exact"}), settings=SETTINGS)
     assert any(first > 0 for first in merges)
     assert any(first == 0 for first in merges)
+
+
+def test_random_sequences_with_an_eagerly_shortened_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diffretriever.index.exact.MAX_LOG_LINES", 1)
+    run_state_machine_as_test(type("ShorteningMachine", (Machine,), {"backend": "exact"}), settings=SETTINGS)

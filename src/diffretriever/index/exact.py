@@ -13,6 +13,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,8 @@ from diffretriever.scoring import maxsim_blocks, pooled_scores, sparse_scores
 LOG_FILE = "log.jsonl"
 #: Above so many segments the small ones are merged.
 MAX_SEGMENTS = 8
+#: Above so many lines the log is written anew from the present state.
+MAX_LOG_LINES = 1000
 #: Share of dead rows above which everything is merged, once there are at least so many.
 _DEAD_SHARE, _DEAD_LEAST = 0.2, 256
 #: Passages or queries scored at once, and most sparse scores held at once.
@@ -71,6 +74,7 @@ class ExactStore:
         self._parts: list[_Part] = []
         self._places: dict[str, tuple[_Part, int]] = {}
         self._count = 0
+        self._log_lines = 0
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
             self._replay(folder)
@@ -123,7 +127,7 @@ class ExactStore:
         return found
 
     def maintain(self) -> None:
-        """Merge segments that are many and small, or everything when much of it is dead."""
+        """Merge segments that are many and small, or all when much is dead; shorten a long log."""
         sizes = [int(part.live.sum()) for part in self._parts]
         dead = sum(len(part.segment) for part in self._parts) - sum(sizes)
         if dead >= _DEAD_LEAST and dead > _DEAD_SHARE * (dead + sum(sizes)):
@@ -135,6 +139,8 @@ class ExactStore:
                 first = i if sizes[i] <= newer else first
                 newer += sizes[i]
             self._merge(first)
+        elif self._folder is not None and self._log_lines > MAX_LOG_LINES:
+            self._rewrite_log(self._folder, self._parts, [])
 
     def flush(self) -> None:
         """Do nothing: every writing call has synchronised its files."""
@@ -173,6 +179,8 @@ class ExactStore:
     ) -> None:
         # A query without vectors finds nothing, rather than everything with score 0.
         asking = np.flatnonzero(np.diff(queries.offsets))
+        if not len(asking):
+            return
         for span, scores in self._dense_blocks(part.segment, queries, mode):
             rows = np.flatnonzero(eligible[span])
             for q in asking.tolist():
@@ -219,20 +227,25 @@ class ExactStore:
             with log.open("r+b") as file:
                 file.truncate(len(whole))
         try:
-            entries = [json.loads(line) for line in whole.splitlines()]
-        except ValueError as error:
+            for line in whole.splitlines():
+                self._replay_entry(folder, json.loads(line))
+        except IndexFormatError:
+            raise
+        except (ValueError, KeyError, TypeError) as error:
             raise IndexFormatError(
                 f"{log} is damaged ({error}); restore the index from a copy or rebuild it"
             ) from error
-        for entry in entries:
-            if "segment" in entry:
-                segment = open_segment(folder / entry["segment"], self._manifest.vocabulary_size)
-                self._attach(_Part(segment, entry["segment"]))
-            elif "delete" in entry:
-                self._apply_delete(entry["delete"])
-            else:
-                self._apply_metadata(entry["metadata"])
         self._remove_unnamed(folder)
+
+    def _replay_entry(self, folder: Path, entry: Mapping[str, Any]) -> None:
+        self._log_lines += 1
+        if "segment" in entry:
+            segment = open_segment(folder / entry["segment"], self._manifest.vocabulary_size)
+            self._attach(_Part(segment, entry["segment"]))
+        elif "delete" in entry:
+            self._apply_delete(entry["delete"])
+        else:
+            self._apply_metadata(entry["metadata"])
 
     def _attach(self, part: _Part) -> None:
         for row, passage_id in enumerate(part.segment.passage_ids):
@@ -284,6 +297,7 @@ class ExactStore:
         entries += [{"metadata": changed}] if changed else []
         entries += [{"segment": part.name} for part in merged]
         replace_file(folder / LOG_FILE, "".join(json.dumps(entry) + "\n" for entry in entries))
+        self._log_lines = len(entries)
 
     def _append(self, entry: Mapping[str, object]) -> None:
         if self._folder is None:
@@ -292,6 +306,7 @@ class ExactStore:
             file.write(json.dumps(entry).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
+        self._log_lines += 1
 
     def _next_name(self) -> str:
         # Counted even when writing then fails: a half-written folder must not be met again.

@@ -142,7 +142,7 @@ class Index:
         encoder = self._encoder("adding texts")
         total = len(passages) if isinstance(passages, Sized) else None
         checked = checked_passages(passages)
-        if total is not None:
+        if isinstance(passages, Sequence):
             checked = iter(list(checked))
         store, count = self._store, 0
         try:
@@ -202,6 +202,7 @@ class Index:
         self._refuse_missing(self._missing(list(checked)))
         if checked:
             self._store.set_metadata(checked)
+            self._store.maintain()
             self._store.flush()
 
     def delete(self, passage_ids: str | Iterable[str], *, missing_ok: bool = False) -> int:
