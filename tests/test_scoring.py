@@ -23,7 +23,7 @@ def make(lengths: list[int], *, dim: int = 8, vocabulary: int = 30, seed: int = 
     for i, length in enumerate(lengths):
         if length:
             pooled[i] = dense[offsets[i] : offsets[i + 1]].mean(0)
-    sparse = sp.random_array((len(lengths), vocabulary), density=0.2, rng=rng, dtype=np.float32)
+    sparse = rng.random((len(lengths), vocabulary), np.float32) * (rng.random((len(lengths), vocabulary)) < 0.2)
     return Representations(dense, offsets, pooled, sp.csr_matrix(sparse), None, PROVENANCE)
 
 

@@ -1,6 +1,6 @@
 """Fusion of two rankings of the same query, one implementation for every index backend.
 
-* min-max interpolation (section 3.3 of the paper): `alpha * minmax(dense) + (1 - alpha) * minmax(sparse)`;
+* min-max interpolation (docs/method.md, 9): `alpha * minmax(dense) + (1 - alpha) * minmax(sparse)`;
 * reciprocal rank fusion (Cormack et al., 2009): `sum over rankings of 1 / (k + rank)`, k = 60.
 
 Both give a passage that a ranking does not hold 0 from that ranking. Equal fused scores are ordered by passage id.

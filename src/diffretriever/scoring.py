@@ -1,6 +1,6 @@
 """Exact scores between queries and passages, and their deterministic ordering.
 
-Three scores, as in section 3.3 of the paper (arXiv 2605.07210):
+Three scores (docs/method.md, 5, 6 and 8):
 
 * single dense: `<q, p>` of the pooled vectors, each the mean of a text's unit vectors, not normalised again;
 * multi dense (MaxSim): `sum_i max(0, max_j <q_i, p_j>)` over query slots i and passage slots j;
