@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from diffretriever.representations import Representations
 
 _WORDS = 3
-_SHOWN = 3
+#: Claims that a reader without training in medicine understands.
+_SHOWN = ("36", "132", "232")
+_HITS = 3
 _DEPTH = 100
 _MEASURES = ("nDCG@10", "R@100")
 
@@ -144,13 +146,18 @@ def _fill(index: Index, encoder: Encoder, task: Task, folder: Path, *, keep: boo
 
 
 def _show_claims(index: Index, encoder: Encoder, task: Task, queries: Representations) -> None:
-    for row, query in enumerate(task.queries[:_SHOWN]):
-        encoded = queries.select([row])
-        hits = index.search_batch(encoded, k=3)[0]
+    rows = [row for row, query in enumerate(task.queries) if query.query_id in _SHOWN] or [0]
+    for row in rows:
+        query, encoded = task.queries[row], queries.select([row])
+        hits = index.search(encoded, k=_DEPTH)
         result(f"\nclaim: {query.text}")
         result(f"query slots: {query_words(encoded.slot_words(0))}")
-        show(hits_table(hits))
-        if row == 0 and hits:
+        show(hits_table(hits[:_HITS]))
+        ranks = {hit.passage_id: hit.rank for hit in hits}
+        evidence = [q.passage_id for q in task.qrels if q.query_id == query.query_id and q.relevance > 0]
+        places = [f"{i} at rank {ranks[i]}" if i in ranks else f"{i} beyond rank {_DEPTH}" for i in evidence]
+        result(f"evidence according to the judges: {', '.join(places)}")
+        if row == rows[0] and hits:
             explanation = explain_stored(index, encoder, encoded, hits[0].passage_id, query=query.text)
             result("\nwhy the first one:")
             show(explanation.to_rich())
