@@ -116,5 +116,5 @@ def test_folders_without_a_tokeniser_or_with_wrong_ids(tmp_path: Path) -> None:
     for file in ("vocab.json", "merges.txt"):
         (tmp_path / file).write_bytes((CHECKPOINTS / "tiny-dream" / file).read_bytes())
     (tmp_path / "added_tokens.json").write_text(json.dumps({"<|mask|>": 4000}))
-    with pytest.raises(CheckpointError, match="'<|mask|>' should have id 4000, but got 2000"):
+    with pytest.raises(CheckpointError, match=r"'<\|mask\|>' should have id 4000, but got 2000"):
         Tokenizer.from_folder(tmp_path)

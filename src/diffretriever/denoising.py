@@ -57,7 +57,7 @@ class Denoising:
         """Return how many slots each step fills; they sum to `slots`, trailing steps with nothing to do are left out.
 
         The noise-level schedule lowers t linearly from 1 to 0.001: a step from t to s fills the share 1 - s/t of
-        the masked positions, at least one, and the last step fills the rest (method section 5).
+        the masked positions, at least one, and the last step fills the rest (docs/method.md, 11).
         """
         levels = torch.linspace(1, 0.001, self.steps + 1, dtype=torch.float32).tolist()
         counts: list[int] = []
@@ -134,7 +134,7 @@ def predictions_of(backbone: Backbone, hidden: torch.Tensor, words: int) -> Pred
 
 
 def kept_slots(tokens: torch.Tensor, stop_ids: torch.Tensor, quote_ids: torch.Tensor | None) -> torch.Tensor:
-    """Return which slots count, [B, K], given the token each predicts (method section 4).
+    """Return which slots count, [B, K], given the token each predicts (docs/method.md, 3).
 
     A special token at slot c > 0 ends the answer: slots from c on do not count. At slot 0 it ends nothing.
 

@@ -66,4 +66,4 @@ class MissingExtraError(DiffRetrieverError, ImportError):
     """An optional dependency is missing; the message names the extra that brings it."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(f"{purpose} needs the package {package!r}: pip install \"diffretriever[{extra}]\"")
+        super().__init__(f'{purpose} needs the package {package!r}: pip install "diffretriever[{extra}]"')

@@ -1,6 +1,6 @@
 """Explanation: which slots and which terms made the score of one passage for one query.
 
-MaxSim is a sum over query slots (equation 4 of the paper, arXiv 2605.07210) and the sparse score a sum over shared
+MaxSim is a sum over query slots (docs/method.md, 6) and the sparse score a sum over shared
 terms, so both split into contributions that add up to them. Masked positions predict words: they say what each slot
 stands for.
 """
@@ -233,7 +233,7 @@ def explain(
 
 
 def explain_fusion(passage_id: str, dense: Ranking, sparse: Ranking, *, alpha: float = 0.5) -> tuple[FusedPart, ...]:
-    """Return how min-max interpolation (section 3.3 of the paper) makes a passage's score from two rankings.
+    """Return how min-max interpolation (docs/method.md, 9) makes a passage's score from two rankings.
 
     Args:
         passage_id: the passage; in a ranking that does not hold it, it gets nothing.

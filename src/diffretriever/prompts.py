@@ -68,7 +68,7 @@ class SideTemplate:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A retrieval prompt of both sides (paper, section 3; its appendix lists the variants).
+    """A retrieval prompt of both sides (docs/method.md, 1).
 
     Attributes:
         name: name of the template.

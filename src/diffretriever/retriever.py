@@ -40,7 +40,7 @@ class _Part:
 
 
 class DiffRetriever:
-    """The paper's retriever over any diffusion backbone (section 3), zero-shot or tuned.
+    """The paper's retriever over any diffusion backbone, zero-shot or tuned (docs/method.md, 1 to 8).
 
     Example:
         >>> from diffretriever import DiffRetriever

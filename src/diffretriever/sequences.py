@@ -30,7 +30,7 @@ class MaskedSequence(NamedTuple):
 
 @dataclass(frozen=True)
 class Frame:
-    """What surrounds the texts of one side: `prefix + text + suffix + [MASK] * slots + tail` (paper, section 3).
+    """What surrounds the texts of one side: `prefix + text + suffix + [MASK] * slots + tail` (docs/method.md, 1).
 
     Attributes:
         side: "query" or "passage".

@@ -3,7 +3,7 @@
     text    --ContentWords--> content ids: the pieces of the text's own words
     logits  --term_weights--> log(1 + relu(x)), top k per slot, maximum over the slots: one sparse row per text
 
-Sources: section 3.3 of the paper (sparse representation), and the stop words and Punkt parameters under
+Sources: docs/method.md, 7, and the stop words and Punkt parameters under
 `data/english`, which come with the package.
 """
 

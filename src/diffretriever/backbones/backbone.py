@@ -127,7 +127,7 @@ class Backbone(nn.Module):
         """Return the logits [B, K, R] of hidden states [B, K, D] for each text's own vocabulary rows [B, R].
 
         Only those rows of the vocabulary matrix are multiplied, since the sparse representation keeps no others
-        (method section 3); padding rows (-1) give the logit of id 0, to be ignored.
+        (docs/method.md, 7); padding rows (-1) give the logit of id 0, to be ignored.
         """
         decoder = self._decoder
         x = self.before_vocabulary(hidden.to(decoder.weight.device))

@@ -25,7 +25,7 @@ class BackboneSpec:
         shift: 1 when position i predicts token i + 1, as in models grown from autoregressive ones; else 0.
         chat: name of the family's chat format (data/chats).
         prompt: template used when none is asked for.
-        slots: (K_q, K_p) used when none are asked for; the paper's choice where it made one (section 4).
+        slots: (K_q, K_p) used when none are asked for; the paper's choice where it made one.
         transform: submodule between the last hidden state and the vocabulary matrix, "" when there is none.
         keys: (pattern, replacement) pairs from published tensor names to those of `architecture`; the first that
             matches applies, tensors that no pattern matches keep their names.
