@@ -1,4 +1,4 @@
-# make demo    index and search the bundled SciFact collection with the bundled model
+# make demo    index and search the bundled SciFact collection with the bundled model; the index stays in demo-index
 # make test    run the tests
 # make check   lint, formatting, types, direction of imports
 # make clean   remove the virtual environment and every cache
@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip install -qq -c constraints.txt
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed-demo
-	$(BIN)/diffretriever demo
+	$(BIN)/diffretriever demo --out demo-index
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest
