@@ -1,11 +1,6 @@
-"""EdgeStore: the embedded Qdrant engine, one point per passage.
+"""EdgeStore: the embedded Qdrant engine, one point per passage; `points` says what a point is.
 
-A point has the named vectors `multi` (MaxSim, compared exhaustively), `pooled` (HNSW) and `sparse` (inverted index);
-its id is the UUID5 of the passage id, which itself stands in the payload. Distances are dot products, since a cosine
-would throw away the norm of the pooled vector.
-
-The engine's MaxSim does not floor at 0. Every stored multivector therefore ends with a zero vector, which no query
-slot can fall below: the engine then returns the floored sum itself.
+The vectors `multi` are compared exhaustively, `pooled` by an HNSW graph, `sparse` by an inverted index.
 """
 
 from __future__ import annotations
@@ -23,17 +18,10 @@ from diffretriever.corpus import Passage
 from diffretriever.errors import IndexFormatError, IndexLockedError, InputError
 from diffretriever.fusion import Ranking
 from diffretriever.index.edge_filters import edge_filter
-from diffretriever.index.edge_points import (
-    engine_config,
-    metadata_payload,
-    payload_of,
-    point_id,
-    to_point,
-    to_record,
-    to_stored,
-)
+from diffretriever.index.edge_points import engine_config, payload_of, to_point, to_stored
 from diffretriever.index.filters import Filter
 from diffretriever.index.manifest import Manifest
+from diffretriever.index.points import metadata_payload, point_id, to_record
 from diffretriever.index.store import Metadata, Record, StoredPassage, StoreMode
 from diffretriever.representations import Representations
 
