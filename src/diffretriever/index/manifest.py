@@ -1,4 +1,4 @@
-"""Manifest: the small JSON file that says what an index folder holds and how it was made."""
+"""Manifest: what an index holds and how it was made; a small JSON file in its folder, or metadata of its collection."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ MANIFEST_FILE = "manifest.json"
 FORMAT = "diffretriever-index"
 FORMAT_VERSION = 1
 
-Backend = Literal["edge", "exact"]
+Backend = Literal["edge", "exact", "cluster"]
 Storage = Literal["float16", "float32"]
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What an index folder holds.
+    """What an index holds.
 
     Attributes:
-        backend: engine that keeps the passages.
+        backend: engine that keeps the passages; "cluster" is a server.
         storage: precision of the stored vectors.
         dim: width D of the dense vectors; 0 when there are none.
         vocabulary_size: number V of term ids; 0 when there are no sparse weights.
@@ -65,8 +65,11 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Write the manifest into the folder in one step: a reader finds the old one or the new one."""
-        about = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}
-        replace_file(folder / MANIFEST_FILE, json.dumps(about, indent=1, ensure_ascii=True) + "\n")
+        replace_file(folder / MANIFEST_FILE, json.dumps(self.to_mapping(), indent=1, ensure_ascii=True) + "\n")
+
+    def to_mapping(self) -> dict[str, object]:
+        """Return the manifest as JSON values."""
+        return {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}
 
     @staticmethod
     def read(folder: Path) -> Manifest:
@@ -83,18 +86,27 @@ class Manifest:
             about = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise IndexFormatError(f"{path} cannot be read ({error}); restore it from a copy or rebuild") from error
+        return Manifest.from_mapping(about, path)
+
+    @staticmethod
+    def from_mapping(about: object, where: Path | str) -> Manifest:
+        """Read what `to_mapping` returned, of this version or an earlier one.
+
+        Raises:
+            IndexFormatError: it is no manifest, a newer one, or damaged; the message begins with `where`.
+        """
         if not isinstance(about, dict) or about.get("format") != FORMAT:
-            raise IndexFormatError(f"{path} is not the manifest of an index of this package; choose another folder")
+            raise IndexFormatError(f"{where} is not the manifest of an index of this package; choose another place")
         version = about.get("format_version")
         if not isinstance(version, int) or version > FORMAT_VERSION:
             raise IndexFormatError(
-                f"{folder} has index format {version!r}, this version reads up to {FORMAT_VERSION}; "
+                f"{where} has index format {version!r}, this version reads up to {FORMAT_VERSION}; "
                 "upgrade diffretriever, or rebuild the index"
             )
-        return _parse(about, path)
+        return _parse(about, where)
 
 
-def _parse(about: dict[str, object], path: Path) -> Manifest:
+def _parse(about: dict[str, object], where: Path | str) -> Manifest:
     try:
         given = cast(dict[str, object], about["provenance"])
         # A field of a later release of the same format is not known here, and one of an earlier is not there.
@@ -106,7 +118,7 @@ def _parse(about: dict[str, object], path: Path) -> Manifest:
         if not isinstance(dim, int) or not isinstance(vocabulary_size, int):
             raise ValueError(f"dim {dim!r} and vocabulary size {vocabulary_size!r} must be whole numbers")
     except (KeyError, TypeError, ValueError) as error:
-        raise IndexFormatError(f"{path} is damaged ({error}); restore it from a copy or rebuild the index") from error
+        raise IndexFormatError(f"{where} is damaged ({error}); restore it from a copy or rebuild the index") from error
     return Manifest(cast(Backend, backend), cast(Storage, storage), dim, vocabulary_size, provenance)
 
 
