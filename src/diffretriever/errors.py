@@ -10,6 +10,7 @@
     ├── IndexMismatchError   (ValueError)         a query encoded otherwise than the index
     ├── IndexLockedError     (RuntimeError)       an index that another process holds open
     ├── PassageNotFoundError (KeyError)           an id that the index does not hold
+    ├── ServerError          (ConnectionError)    a search server that cannot be reached or does not obey
     └── MissingExtraError    (ImportError)        an optional dependency that is not installed
 
 Every message says what is wrong, the value seen, and what to do.
@@ -60,6 +61,10 @@ class PassageNotFoundError(DiffRetrieverError, KeyError):
     def __str__(self) -> str:
         """Show the message itself; KeyError would show its repr."""
         return str(self.args[0]) if self.args else ""
+
+
+class ServerError(DiffRetrieverError, ConnectionError):
+    """A search server cannot be reached, or does not do what it is asked; the message says where and what to do."""
 
 
 class MissingExtraError(DiffRetrieverError, ImportError):

@@ -116,8 +116,13 @@ class EdgeStore:
 
     def get(self, passage_id: str) -> StoredPassage | None:
         """Return one passage with its representations, or None."""
-        found = self._shard.retrieve([point_id(passage_id)], True, True)
-        return to_stored(found[0], self._manifest) if found else None
+        return self.get_many([passage_id])[0]
+
+    def get_many(self, passage_ids: Sequence[str]) -> list[StoredPassage | None]:
+        """Return passages with their representations; None for an id that is not held."""
+        points = [point_id(i) for i in passage_ids]
+        found = {record.id: to_stored(record, self._manifest) for record in self._shard.retrieve([*points], True, True)}
+        return [found.get(p) for p in points]
 
     def search(
         self, queries: Representations, mode: StoreMode, k: int, *, where: Filter | None, exact: bool | None

@@ -117,6 +117,10 @@ class ExactStore:
         place = self._places.get(passage_id)
         return None if place is None else place[0].segment.stored(place[1], self._manifest.provenance)
 
+    def get_many(self, passage_ids: Sequence[str]) -> list[StoredPassage | None]:
+        """Return passages with their representations; None for an id that is not held."""
+        return [self.get(i) for i in passage_ids]
+
     def search(
         self, queries: Representations, mode: StoreMode, k: int, *, where: Filter | None, exact: bool | None
     ) -> list[Ranking]:

@@ -86,6 +86,8 @@ def open_store(manifest: Manifest, folder: Path | None) -> Store:
         from diffretriever.index.exact import ExactStore
 
         return ExactStore(folder, manifest)
+    if manifest.backend == "cluster":
+        raise IndexFormatError(f"{folder} belongs to an index on a server, which no folder holds; open its collection")
     from diffretriever.index.edge import EdgeStore
 
     return EdgeStore(folder, manifest)

@@ -84,6 +84,10 @@ class Store(Protocol):
         """Return one passage with its representations, or None."""
         ...
 
+    def get_many(self, passage_ids: Sequence[str]) -> list[StoredPassage | None]:
+        """Return passages with their representations, in order; None for an id that is not held."""
+        ...
+
     def search(
         self, queries: Representations, mode: StoreMode, k: int, *, where: Filter | None, exact: bool | None
     ) -> list[Ranking]:
