@@ -19,7 +19,8 @@ class Protocol:
         name: "default" or "paper".
         length_includes_slots: whether max_length bounds the whole sequence, or only prompt and text, with the
             masked positions and the tail on top (the paper's code).
-        strict_content: whether clitics ("n't"), quote marks and single letters are kept out of the content words.
+        strict_content: whether clitics ("n't"), quote marks and single letters are kept out of the content words, and
+            special tokens (such as the one for unknown characters) out of their ids.
         parse_special_tokens: whether a special token spelled out inside a user's text becomes that token.
         quantised_terms: whether term weights are integers (x100), as in the paper's code, or fp32.
         bf16_scores: whether score products are rounded to bf16 (the paper's code; it ties many scores).

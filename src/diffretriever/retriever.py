@@ -90,6 +90,8 @@ class DiffRetriever:
         self.term_rule = _term_rule(self.protocol, settings.tuned)
         self.denoising = _denoising(settings, self.protocol, spec.shift)
         excluded = frozenset({backbone.special.mask})
+        if self.protocol.strict_content:
+            excluded |= backbone.tokenizer.special_ids
         self.content = ContentWords(backbone.tokenizer.encode_words, excluded, self.protocol.strict_content)
         self._name = name or spec.name
 
