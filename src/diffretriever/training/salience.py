@@ -1,0 +1,91 @@
+"""Salience: the words of a text that its slots should say, and the weight of its terms."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+ContentPieces = Sequence[tuple[str, tuple[int, ...]]]
+"""The content words of a text in reading order, each with the ids of its pieces."""
+
+
+K1, B = 0.9, 0.4
+
+
+@dataclass(frozen=True)
+class TermStatistics:
+    """How many texts of a sample hold each vocabulary id among their content words.
+
+    Attributes:
+        texts: size of the sample.
+        frequency: id -> number of texts.
+        mean_length: content words per text.
+    """
+
+    texts: int
+    frequency: Mapping[int, int]
+    mean_length: float
+
+    @staticmethod
+    def count(sample: Iterable[ContentPieces]) -> TermStatistics:
+        """Return the statistics of a sample of texts."""
+        frequency: Counter[int] = Counter()
+        texts = length = 0
+        for words in sample:
+            texts += 1
+            length += len(words)
+            frequency.update({i for _, ids in words for i in ids})
+        return TermStatistics(texts, dict(frequency), max(1.0, length / max(1, texts)))
+
+    def idf(self, term_id: int) -> float:
+        """Return log(1 + (N - f + .5) / (f + .5)), the inverse document frequency of BM25 (Robertson, Sparck Jones)."""
+        f = self.frequency.get(term_id, 0)
+        return math.log(1.0 + (self.texts - f + 0.5) / (f + 0.5))
+
+
+def salient_words(words: ContentPieces, statistics: TermStatistics, slots: int) -> list[int]:
+    """Return up to `slots` vocabulary ids, the text's words by falling TF-IDF.
+
+    Only words that are one vocabulary item can be said by one slot. Of words that share their first five letters
+    (plurals, inflections) the best stands for all, so that no two slots say nearly the same.
+    """
+    counts = Counter(ids[0] for _, ids in words if len(ids) == 1)
+    strings = {ids[0]: word for word, ids in words if len(ids) == 1}
+    ranked = sorted(counts, key=lambda i: (-(1.0 + math.log(counts[i])) * statistics.idf(i), i))
+    chosen: list[int] = []
+    stems: set[str] = set()
+    for i in ranked:
+        stem = strings[i][:5]
+        if len(strings[i]) < 2 or strings[i].isdigit() or stem in stems:
+            continue
+        stems.add(stem)
+        chosen.append(i)
+        if len(chosen) == slots:
+            break
+    return chosen
+
+
+def log_prior(targets: Iterable[Sequence[int]], vocabulary_size: int) -> list[float]:
+    """Return per vocabulary id the log of how often it is a slot's word, every id counted once more than it is."""
+    counts: Counter[int] = Counter()
+    for ids in targets:
+        counts.update(ids)
+    total = sum(counts.values()) + vocabulary_size
+    return [math.log((counts[i] + 1) / total) for i in range(vocabulary_size)]
+
+
+def query_weights(words: ContentPieces, statistics: TermStatistics, *, scale: float) -> dict[int, float]:
+    """Return scale * sqrt(idf) per content id of a query; see `passage_weights`."""
+    return {i: scale * math.sqrt(statistics.idf(i)) for i in {i for _, ids in words for i in ids}}
+
+
+def passage_weights(words: ContentPieces, statistics: TermStatistics, *, scale: float) -> dict[int, float]:
+    """Return scale * sqrt(idf) * frequency part of BM25 (k1 .9, b .4) per content id of a passage.
+
+    The product of the two sides' weights is then scale^2 times the BM25 weight.
+    """
+    counts = Counter(i for _, ids in words for i in ids)
+    length = K1 * (1.0 - B + B * len(words) / statistics.mean_length)
+    return {i: scale * math.sqrt(statistics.idf(i)) * n * (1.0 + K1) / (n + length) for i, n in counts.items()}

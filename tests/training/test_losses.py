@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diffretriever.training import losses
+
+Q = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
+P = torch.tensor([[[1.0, 0.0], [0.6, 0.8]], [[-1.0, 0.0], [0.0, -1.0]]])
+
+
+def test_maxsim_sums_the_best_passage_slot_and_has_no_floor():
+    # slot 0 finds 1, slot 1 finds .8; against the second passage the best of (-1, 0) and of (0, -1) is 0
+    torch.testing.assert_close(losses.maxsim(Q, P), torch.tensor([[1.8, 0.0]]))
+    torch.testing.assert_close(losses.maxsim(Q, -P[:1]), torch.tensor([[-0.6, 0.0]]).sum(1, keepdim=True))
+
+
+def test_info_nce_of_two_pairs_by_hand():
+    scores = torch.tensor([[0.2, 0.0], [0.1, 0.3]])
+    by_hand = (math.log(1 + math.exp(-0.2 / 0.1)) + math.log(1 + math.exp(-0.2 / 0.1))) / 2
+    assert losses.info_nce(scores, 0.1).item() == pytest.approx(by_hand, rel=1e-6)
+
+
+def test_info_nce_takes_more_passages_than_queries():
+    scores = torch.zeros(2, 5)
+    assert losses.info_nce(scores, 0.02).item() == pytest.approx(math.log(5), rel=1e-6)
+
+
+def test_score_distillation_by_hand_and_zero_at_the_teacher():
+    student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.1, 0.0]])
+    p = 1 / (1 + math.exp(-1.0))
+    by_hand = p * math.log(p / 0.5) + (1 - p) * math.log((1 - p) / 0.5)
+    assert losses.score_distillation(student, teacher, 0.1).item() == pytest.approx(by_hand, rel=1e-5)
+    assert losses.score_distillation(teacher, teacher, 0.1).item() == pytest.approx(0.0, abs=1e-7)
+
+
+def test_vector_alignment_looks_at_the_mean_slot():
+    slots = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
+    assert losses.vector_alignment(slots, torch.tensor([[2.0, 2.0]])).item() == pytest.approx(0.0, abs=1e-6)
+    assert losses.vector_alignment(slots, torch.tensor([[1.0, 0.0]])).item() == pytest.approx(
+        1 - math.sqrt(0.5), rel=1e-5
+    )
+
+
+def test_term_weights_are_log1p_relu_of_the_best_slot_for_own_terms_only():
+    logits = torch.tensor([[[1.0, -2.0, 5.0], [3.0, -1.0, 0.0]]])
+    own = torch.tensor([[True, True, False]])
+    torch.testing.assert_close(losses.term_weights(logits, own), torch.tensor([[math.log(4.0), 0.0, 0.0]]))
+
+
+def test_term_regression_pulls_up_a_term_no_slot_speaks_for():
+    logits = torch.full((1, 2, 1), -3.0, requires_grad=True)
+    losses.term_regression(logits, torch.tensor([[True]]), torch.tensor([[1.0]])).backward()
+    assert (logits.grad < 0).all()
+
+
+def test_term_regression_is_zero_at_its_target_and_without_terms():
+    target = torch.tensor([[1.5]])
+    exact = torch.expm1(target)[:, None, :]
+    assert losses.term_regression(exact, torch.tensor([[True]]), target).item() == pytest.approx(0.0, abs=1e-10)
+    assert losses.term_regression(exact, torch.tensor([[False]]), target).item() == 0.0
+
+
+def test_slot_words_by_hand_and_without_targets():
+    logits, none = torch.tensor([[0.0, math.log(3.0)]]), torch.zeros(2)
+    assert losses.slot_words(logits, torch.tensor([1]), none).item() == pytest.approx(math.log(4 / 3), rel=1e-6)
+    offset = torch.tensor([math.log(3.0), 0.0])
+    assert losses.slot_words(logits, torch.tensor([1]), offset).item() == pytest.approx(math.log(2), rel=1e-6)
+    assert losses.slot_words(torch.zeros(0, 2), torch.zeros(0, dtype=torch.long), none).item() == 0.0
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 5), st.integers(0, 10_000))
+def test_maxsim_equals_the_loop(queries, passages, slots, seed):
+    g = torch.Generator().manual_seed(seed)
+    q = torch.randn(queries, slots, 8, generator=g)
+    p = torch.randn(passages, slots + 1, 8, generator=g)
+    loop = torch.tensor([[sum(max(float(a @ b) for b in y) for a in x) for y in p] for x in q])
+    torch.testing.assert_close(losses.maxsim(q, p), loop, atol=1e-4, rtol=1e-4)
