@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 STDIN = "-"
 COMPRESSIONS = (".gz", ".zst")
+#: Bytes of the longest line that is read: a small compressed file may hold a line that fills the memory.
+LONGEST_LINE = 1 << 28
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -46,7 +48,8 @@ def numbered_lines(source: str | Path) -> Iterator[Line | Problem]:
     """Yield the lines of a file, of its decompressed content, or of standard input (`-`).
 
     Lines end at a line feed alone (a carriage return before it is dropped): the other line separators of Unicode
-    may stand inside a JSON string. Yields one `Problem`, and stops, where a compressed stream is damaged.
+    may stand inside a JSON string. Yields a `Problem` for a line of more than 256 MiB, and one, and stops, where a
+    compressed stream is damaged.
 
     Raises:
         CorpusError: the file does not exist or cannot be opened.
@@ -55,13 +58,22 @@ def numbered_lines(source: str | Path) -> Iterator[Line | Problem]:
     number = 0
     with open_bytes(source) as stream:
         try:
-            for number, raw in enumerate(stream, 1):
+            for number, raw in enumerate(iter(lambda: stream.readline(LONGEST_LINE), b""), 1):
                 if number == 1:
                     raw = raw.removeprefix(_BYTE_ORDER_MARK)
+                if len(raw) >= LONGEST_LINE and not raw.endswith(b"\n"):
+                    yield Problem(source_name(source), number, f"longer than {LONGEST_LINE:,} bytes; split the text")
+                    _skip_line(stream)
+                    continue
                 yield Line(number, raw.removesuffix(b"\n").removesuffix(b"\r"))
         except (OSError, EOFError, zlib.error) as error:
             message = f"cannot be read any further after line {number} ({error}); copy or download the file again"
             yield Problem(source_name(source), number + 1, message)
+
+
+def _skip_line(stream: IO[bytes]) -> None:
+    while (raw := stream.readline(1 << 20)) and not raw.endswith(b"\n"):
+        pass
 
 
 @contextmanager
@@ -73,8 +85,9 @@ def open_bytes(source: str | Path) -> Iterator[IO[bytes]]:
     path = Path(source)
     try:
         raw: IO[bytes] = path.open("rb")
-    except OSError as error:
-        raise CorpusError(f"{path}: cannot be opened ({error.strerror}); check the path") from error
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise CorpusError(f"{str(path)!r}: cannot be opened ({reason}); check the path") from error
     with raw:
         if path.suffix == ".gz":
             with gzip.GzipFile(fileobj=raw) as stream:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -50,12 +51,12 @@ def read_queries(source: str | Path) -> list[Query]:
 
 
 def _queries(source: str | Path) -> Iterator[tuple[int, Query] | Problem]:
-    if isinstance(source, Path) and source.is_dir():
+    if isinstance(source, Path) and os.path.isdir(source):
         found = find_jsonl(source, "queries")
         if found is None:
             raise CorpusError(f"{source}: no queries.jsonl, queries.jsonl.gz or queries.jsonl.zst in this folder")
         source = found
-    suffixes = source.suffixes if isinstance(source, Path) else [".jsonl"]
+    suffixes = [s.lower() for s in source.suffixes] if isinstance(source, Path) else [".jsonl"]
     if ".jsonl" in suffixes or ".json" in suffixes:
         for row in read_rows(source, "jsonl"):
             yield row if isinstance(row, Problem) else _from_row(row)

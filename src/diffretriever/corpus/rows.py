@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Literal, NamedTuple, NoReturn
 
-from diffretriever.corpus.lines import COMPRESSIONS, STDIN, Line, numbered_lines, source_name
+from diffretriever.corpus.lines import COMPRESSIONS, LONGEST_LINE, STDIN, Line, numbered_lines, source_name
 from diffretriever.corpus.problems import Problem, shorten
 from diffretriever.corpus.records import ID_FIELDS, TEXT_FIELDS
 from diffretriever.errors import CorpusError, InputError, MissingExtraError
+
+if TYPE_CHECKING:
+    from pyarrow import RecordBatch, Scalar
 
 Format = Literal["jsonl", "tsv", "csv", "parquet", "beir", "text"]
 Source = str | Path
@@ -25,7 +29,7 @@ _SUFFIXES: dict[str, Format] = {
 }
 _TEXT_SUFFIXES = (".txt", ".md")
 # The csv module refuses longer fields by default at 131,072 characters, which a report or a book chapter reaches.
-_LONGEST_CSV_FIELD = 1 << 30
+_LONGEST_CSV_FIELD = LONGEST_LINE
 
 
 class Row(NamedTuple):
@@ -70,9 +74,9 @@ def detect_format(source: Source) -> Format:
     if str(source) == STDIN:
         return "jsonl"
     path = Path(source)
-    if path.is_dir():
+    if os.path.isdir(path):  # pathlib's methods raise where a name is too long
         return "beir" if find_jsonl(path, "corpus") else "text"
-    if not path.exists():
+    if not os.path.exists(path):
         raise CorpusError(f"{path}: no such file or folder; check the path")
     suffix = _plain_suffix(path)
     if suffix in _TEXT_SUFFIXES:
@@ -140,7 +144,7 @@ def _tsv_rows(source: Source) -> Iterator[Row | Problem]:
         cells = line.raw.decode("utf-8", "surrogateescape").split("\t")
         if columns is None:
             if _is_header(cells):
-                columns = cells
+                columns = _distinct(f"{name}:{line.number}", cells)
                 continue
             if len(cells) > 2:
                 raise CorpusError(
@@ -165,7 +169,7 @@ def _csv_rows(source: Source) -> Iterator[Row | Problem]:
 
     csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_CSV_FIELD))
     reader = csv.reader(texts(), strict=True)
-    columns: list[str] | None = None
+    columns: Sequence[str] | None = None
     while True:
         start = reader.line_num + 1
         try:
@@ -183,7 +187,7 @@ def _csv_rows(source: Source) -> Iterator[Row | Problem]:
                     f"{name}:{start}: the first line must name the columns, an id ({', '.join(ID_FIELDS)}) and a text "
                     f"({', '.join(TEXT_FIELDS)}) among them; it is {shorten(cells)}"
                 )
-            columns = cells
+            columns = _distinct(f"{name}:{start}", cells)
         else:
             yield _tabular_row(name, start, columns, cells)
     yield from damage
@@ -191,6 +195,13 @@ def _csv_rows(source: Source) -> Iterator[Row | Problem]:
 
 def _is_header(cells: Sequence[str]) -> bool:
     return not {*ID_FIELDS}.isdisjoint(cells) and not {*TEXT_FIELDS}.isdisjoint(cells)
+
+
+def _distinct(place: str, columns: Sequence[str]) -> Sequence[str]:
+    """Return the columns; raise CorpusError where one is named twice, of which only the last would be kept."""
+    if twice := [column for i, column in enumerate(columns) if column in columns[:i]]:
+        raise CorpusError(f"{place}: names the column {shorten(twice[0])} twice; give every column a name of its own")
+    return columns
 
 
 def _tabular_row(name: str, number: int, columns: Sequence[str], cells: Sequence[str]) -> Row | Problem:
@@ -206,20 +217,50 @@ def _parquet_rows(source: Source) -> Iterator[Row | Problem]:
     except ImportError as error:
         raise MissingExtraError("pyarrow", "parquet", "reading a Parquet file") from error
     name = source_name(source)
-    try:
-        file = pq.ParquetFile(source)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise CorpusError(f"{name}: cannot be opened as Parquet ({error}); check the file") from error
     number = 0
-    with file:
-        try:
+    try:
+        with pq.ParquetFile(source) as file:
+            _distinct(name, file.schema_arrow.names)
             for batch in file.iter_batches(batch_size=1024):
-                for fields in batch.to_pylist():
-                    number += 1
-                    yield Row(name, number, fields)
-        except (OSError, pa.ArrowInvalid) as error:
-            message = f"cannot be read any further after row {number} ({error}); copy or download the file again"
-            yield Problem(name, number + 1, message)
+                yield from _batch_rows(name, number, batch)
+                number += len(batch)
+    except (OSError, pa.ArrowException) as error:
+        if not number:
+            raise CorpusError(f"{name}: cannot be opened as Parquet ({error}); check the file") from error
+        message = f"cannot be read any further after row {number} ({error}); copy or download the file again"
+        yield Problem(name, number + 1, message)
+
+
+def _batch_rows(name: str, before: int, batch: RecordBatch) -> list[Row | Problem]:
+    """Return the rows of a batch, whose first has the number `before` + 1."""
+    columns = batch.schema.names
+    try:
+        return [Row(name, n, fields) for n, fields in enumerate(batch.to_pylist(), before + 1)]
+    except (ValueError, OverflowError):  # one value that Python cannot hold would cost the whole batch
+        rows = (dict(zip(columns, [c[i] for c in batch.columns], strict=True)) for i in range(len(batch)))
+        return [_scalar_row(name, n, scalars) for n, scalars in enumerate(rows, before + 1)]
+
+
+def _scalar_row(name: str, number: int, scalars: Mapping[str, Scalar]) -> Row | Problem:
+    fields: dict[str, object] = {}
+    for column, scalar in scalars.items():
+        try:
+            fields[column] = _scalar_value(scalar)
+        except (ValueError, OverflowError, NotImplementedError) as error:
+            return Problem(name, number, f"{column} holds a {scalar.type} that cannot be read ({error}); convert it")
+    return Row(name, number, fields)
+
+
+def _scalar_value(scalar: Scalar) -> object:
+    import pyarrow as pa
+
+    try:
+        return scalar.as_py()
+    except (ValueError, OverflowError):
+        if not pa.types.is_timestamp(scalar.type) and not pa.types.is_time(scalar.type):
+            raise
+        # Nanoseconds, which the datetime module lacks, and years it lacks: as the text that ISO 8601 gives them.
+        return str(scalar.cast(pa.string()).as_py()).replace(" ", "T")
 
 
 def _beir_rows(source: Source) -> Iterator[Row | Problem]:
