@@ -103,6 +103,8 @@ def _qrel(name: str, line: Line) -> Qrel | None:
     if line.number == 1 and cells[0] in ("query-id", "query_id", "qid"):
         return None
     query_id, passage_id, relevance = cells[0], cells[-2], cells[-1].strip()
+    if not query_id.strip() or not passage_id.strip():
+        raise CorpusError(f"{place}: an id is empty: {shorten(text)}")
     try:
         return Qrel(query_id, passage_id, int(relevance))
     except ValueError as error:

@@ -14,6 +14,9 @@ from diffretriever.corpus.lines import Line, numbered_lines
 from diffretriever.corpus.problems import Problem, shorten
 from diffretriever.errors import CorpusError, InputError
 
+#: Half the range of single precision, so that tied scores can be lowered.
+_LARGEST_SCORE = 1.7e38
+
 
 class Ranked(Protocol):
     """Anything with a passage id and a score, such as a hit of an index."""
@@ -75,10 +78,15 @@ def _falling(query_id: str, ranking: Sequence[Ranked]) -> list[ScoredPassage]:
     seen: set[str] = set()
     previous, limit = math.inf, np.float32(np.inf)
     for hit in ranking:
-        if not math.isfinite(hit.score) or hit.score > previous or hit.passage_id in seen:
+        if hit.score > previous or hit.passage_id in seen:
             raise InputError(
                 f"the ranking of query {query_id!r} is not sorted, or holds a passage twice, at {hit.passage_id!r} "
                 f"(score {hit.score}); give passages once, best first"
+            )
+        if not abs(hit.score) <= _LARGEST_SCORE:
+            raise InputError(
+                f"the ranking of query {query_id!r} gives {hit.passage_id!r} the score {hit.score}; scores must be "
+                "finite numbers of single precision"
             )
         seen.add(hit.passage_id)
         previous = hit.score
@@ -130,7 +138,11 @@ def read_run(path: str | Path) -> Run:
 
 
 def _run_line(name: str, line: Line) -> tuple[str, ScoredPassage, str]:
-    cells = line.raw.decode("utf-8", "replace").split()
+    try:
+        cells = line.text().split()
+    except UnicodeDecodeError as error:
+        byte = line.raw[error.start]
+        raise CorpusError(f"{name}:{line.number}: byte 0x{byte:02x} is no UTF-8; convert the file") from error
     if len(cells) != 6:
         expected = "query Q0 passage rank score tag"
         raise CorpusError(f"{name}:{line.number}: {len(cells)} columns, expected 6 ({expected}): {shorten(line.raw)}")
