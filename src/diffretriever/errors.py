@@ -18,6 +18,8 @@ Every message says what is wrong, the value seen, and what to do.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class DiffRetrieverError(Exception):
     """Base of every exception this package raises on purpose."""
@@ -64,7 +66,15 @@ class PassageNotFoundError(DiffRetrieverError, KeyError):
 
 
 class ServerError(DiffRetrieverError, ConnectionError):
-    """A search server cannot be reached, or does not do what it is asked; the message says where and what to do."""
+    """A search server cannot be reached, or does not do what it is asked; the message says where and what to do.
+
+    Attributes:
+        acknowledged: of a write that failed, ids of the passages that are stored for sure; others may be as well.
+    """
+
+    def __init__(self, message: str, acknowledged: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.acknowledged = tuple(acknowledged)
 
 
 class MissingExtraError(DiffRetrieverError, ImportError):

@@ -21,7 +21,7 @@ from diffretriever.index.edge_filters import edge_filter
 from diffretriever.index.edge_points import engine_config, payload_of, to_point, to_stored
 from diffretriever.index.filters import Filter
 from diffretriever.index.manifest import Manifest
-from diffretriever.index.points import metadata_payload, point_id, to_record
+from diffretriever.index.points import MULTIVECTOR_LIMIT, metadata_payload, point_id, to_record
 from diffretriever.index.store import Metadata, Record, StoredPassage, StoreMode
 from diffretriever.representations import Representations
 
@@ -30,8 +30,6 @@ from diffretriever.representations import Representations
 EXACT_MULTI_WORK, EXACT_SINGLE_WORK = 10**9, 10**8
 #: Candidates by pooled vector that MaxSim reranks when the search is approximate.
 CANDIDATES, CANDIDATES_PER_HIT = 1000, 4
-#: The engine refuses a multivector of this many numbers.
-_MULTIVECTOR_LIMIT = 1_048_576
 #: Most numbers of one write: bounds the write-ahead log's entries.
 _WRITE_NUMBERS = 2_000_000
 _OPTIMIZE_LEAST, _OPTIMIZE_SHARE = 1000, 0.1
@@ -86,10 +84,10 @@ class EdgeStore:
         numbers = 0
         for i, passage in enumerate(passages):
             vectors = rounded[representations.offsets[i] : representations.offsets[i + 1]]
-            if (size := (len(vectors) + 1) * vectors.shape[1]) >= _MULTIVECTOR_LIMIT:
+            if (size := (len(vectors) + 1) * vectors.shape[1]) >= MULTIVECTOR_LIMIT:
                 raise InputError(
                     f"passage {passage.passage_id!r} has {len(vectors)} vectors of {vectors.shape[1]} dimensions; the "
-                    f"edge backend holds fewer than {_MULTIVECTOR_LIMIT:,} numbers per passage; use backend='exact'"
+                    f"edge backend holds fewer than {MULTIVECTOR_LIMIT:,} numbers per passage; use backend='exact'"
                 )
             points.append(to_point(passage, representations, i, vectors))
             numbers += size

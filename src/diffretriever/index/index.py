@@ -14,8 +14,9 @@ from diffretriever.errors import InputError, PassageNotFoundError
 from diffretriever.fusion import DEPTH, FusionName
 from diffretriever.index.checks import check_aligned, check_finite, check_id, checked_metadata, checked_passages
 from diffretriever.index.filters import Filter, parse_filter
-from diffretriever.index.folder import IndexFolder, open_store
+from diffretriever.index.folder import open_store
 from diffretriever.index.hit import Hit
+from diffretriever.index.home import IndexHome, backend_of, create_home, open_home
 from diffretriever.index.manifest import Backend, Manifest, Storage
 from diffretriever.index.searching import Mode, SearchOptions, search_store
 from diffretriever.index.stats import IndexStats, disk_bytes
@@ -30,10 +31,10 @@ WORDS = 3
 
 
 class Index:
-    """A searchable collection of passages in a folder.
+    """A searchable collection of passages in a folder, or on a server.
 
-    An index belongs to one encoder: representations made otherwise are refused. One process at a time can hold it
-    open; copy the folder to search it from several.
+    An index belongs to one encoder: representations made otherwise are refused. One process at a time can hold a
+    folder open; copy it to search it from several. A server serves many.
 
     Example:
         >>> from diffretriever import DiffRetriever, Index, Passage
@@ -43,11 +44,11 @@ class Index:
         'p1'
     """
 
-    def __init__(self, manifest: Manifest, store: Store, folder: IndexFolder | None, encoder: Encoder | None) -> None:
+    def __init__(self, manifest: Manifest, store: Store, home: IndexHome | None, encoder: Encoder | None) -> None:
         """Wrap an open store; use `create` or `open`."""
         self.manifest = manifest
         self.encoder = encoder
-        self._folder = folder
+        self._home = home
         self._open_store: Store | None = store
 
     @classmethod
@@ -56,31 +57,36 @@ class Index:
         path: str | Path | None,
         encoder: Encoder | Representations,
         *,
-        backend: Backend = "edge",
+        backend: Backend | None = None,
         storage: Storage = "float16",
         overwrite: bool = False,
+        shards: int | None = None,
+        replicas: int | None = None,
     ) -> Index:
         """Return a new, empty index.
 
         Args:
-            path: its folder, made if need be; None keeps the index in memory, which the exact backend can do.
+            path: its folder, made if need be; or the address of a collection on a server, such as
+                "qdrant://host:6333/name" ("qdrants://..." with TLS; the key is taken from QDRANT_API_KEY); None keeps
+                the index in memory, which the exact backend can do.
             encoder: what encodes passages and queries; or any representations it made, for an index that is only
                 given representations.
-            backend: "edge" (embedded engine) or "exact" (exhaustive search, the reference).
+            backend: "edge" (embedded engine, the default) or "exact" (exhaustive search, the reference); an address
+                has the backend "cluster".
             storage: precision of the stored vectors, "float16" or "float32".
             overwrite: replace an index that is already there.
+            shards: parts that a server spreads the passages over; its own default if None.
+            replicas: copies of each part on a server; a write returns once most of them have it.
 
         Raises:
-            InputError: an option is unknown, or `path` is None for the edge backend.
-            IndexFormatError: the folder holds something else, or an index and `overwrite` is false.
+            InputError: an option is unknown, or does not go with `path`.
+            IndexFormatError: the place holds something else, or an index and `overwrite` is false.
             IndexLockedError: the index to be overwritten is open.
+            ServerError: the server cannot be reached, or refuses.
         """
-        if backend not in ("edge", "exact"):
-            raise InputError(f"backend must be 'edge' or 'exact', got {backend!r}")
+        backend = backend_of(path, backend)
         if storage not in ("float16", "float32"):
             raise InputError(f"storage must be 'float16' or 'float32', got {storage!r}")
-        if path is None and backend != "exact":
-            raise InputError(f"the {backend} backend needs a folder; give a path, or backend='exact'")
         given = encoder if isinstance(encoder, Representations) else None
         # The protocol of encoders does not tell the width of the vectors, so one text is encoded to see it.
         sample = encoder.encode_passages(["width"]) if given is None else given  # type: ignore[union-attr]
@@ -88,31 +94,32 @@ class Index:
         encodes = None if isinstance(encoder, Representations) else encoder
         if path is None:
             return cls(manifest, open_store(manifest, None), None, encodes)
-        folder = IndexFolder.create(Path(path), manifest, overwrite=overwrite)
-        return cls(manifest, folder.store, folder, encodes)
+        home = create_home(path, manifest, overwrite=overwrite, shards=shards, replicas=replicas)
+        return cls(manifest, home.store, home, encodes)
 
     @classmethod
     def open(cls, path: str | Path, encoder: Encoder | None = None) -> Index:
-        """Return the index of a folder.
+        """Return the index of a folder or of a server.
 
         Args:
-            path: the folder.
+            path: the folder, or the address of a collection, as for `create`.
             encoder: what encodes queries and further passages; without one, everything works but searching and
                 adding texts.
 
         Raises:
-            IndexFormatError: the folder holds no index, a damaged one, or one of a newer version.
+            IndexFormatError: the place holds no index, a damaged one, or one of a newer version.
             IndexMismatchError: the encoder is not the one of the index; says what differs.
-            IndexLockedError: the index is open elsewhere.
+            IndexLockedError: the folder is open elsewhere.
+            ServerError: the server cannot be reached, or refuses.
         """
-        folder = IndexFolder.open(Path(path))
+        home = open_home(path)
         if encoder is not None:
             try:
-                folder.manifest.check_space(None, encoder.vocabulary_size, encoder.provenance, "encoder")
+                home.manifest.check_space(None, encoder.vocabulary_size, encoder.provenance, "encoder")
             except BaseException:
-                folder.close()
+                home.close()
                 raise
-        return cls(folder.manifest, folder.store, folder, encoder)
+        return cls(home.manifest, home.store, home, encoder)
 
     def add(
         self,
@@ -303,8 +310,8 @@ class Index:
 
     def stats(self) -> IndexStats:
         """Return what the index holds, in numbers."""
-        m, path = self.manifest, self._folder.path if self._folder else None
-        size = disk_bytes(path) if path else 0
+        m, path = self.manifest, self._home.path if self._home else None
+        size = disk_bytes(path) if isinstance(path, Path) else 0
         return IndexStats(path, m.backend, len(self), m.dim, m.vocabulary_size, m.storage, size, m.provenance)
 
     def flush(self) -> None:
@@ -314,8 +321,8 @@ class Index:
     def close(self) -> None:
         """Release the folder; doing so twice is harmless."""
         store, self._open_store = self._open_store, None
-        if self._folder is not None and store is not None:
-            self._folder.close()
+        if self._home is not None and store is not None:
+            self._home.close()
 
     def __enter__(self) -> Index:
         return self

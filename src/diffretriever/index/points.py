@@ -29,6 +29,9 @@ from diffretriever.representations import Representations
 Vectors = npt.NDArray[np.floating]
 Payload = Mapping[str, str]
 
+#: The engines refuse a multivector of this many numbers.
+MULTIVECTOR_LIMIT = 1_048_576
+
 _NAMESPACE = UUID("6f2d2c4e-7b0a-5b59-9f3e-5d0c1d1f7a60")
 
 

@@ -14,17 +14,17 @@ class IndexStats:
     """What an index holds.
 
     Attributes:
-        path: its folder; None when it lives in memory.
-        backend: "edge" or "exact".
+        path: its folder, or its address on a server; None when it lives in memory.
+        backend: "edge", "exact" or "cluster".
         passages: number of passages.
         dim: width of the dense vectors; 0 when there are none.
         vocabulary_size: number of term ids; 0 when there are no sparse weights.
         storage: precision of the stored vectors.
-        disk_bytes: size of the folder on disk.
+        disk_bytes: size of the folder on disk; 0 on a server, which does not tell.
         provenance: how the representations are made.
     """
 
-    path: Path | None
+    path: Path | str | None
     backend: Backend
     passages: int
     dim: int
