@@ -56,11 +56,12 @@ filters = st.recursive(
 
 
 @pytest.fixture(scope="module")
-def indexes(tmp_path_factory):
+def indexes(tmp_path_factory, loopback):
     passages = [Passage(f"p{i}", "same text", metadata=metadata) for i, metadata in enumerate(METADATA)]
     made = []
-    for backend in ("edge", "exact"):
-        index = Index.create(tmp_path_factory.mktemp(backend), HashEncoder(), backend=backend)
+    for place in (tmp_path_factory.mktemp("edge"), tmp_path_factory.mktemp("exact"), loopback.url("filters")):
+        backend = "exact" if len(made) == 1 else None
+        index = Index.create(place, HashEncoder(), backend=backend)
         index.add(passages)
         made.append(index)
     yield made

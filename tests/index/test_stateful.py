@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,8 @@ from diffretriever.index import Equals, Index
 from diffretriever.index.exact import ExactStore
 from diffretriever.scoring import maxsim, sparse_dot
 from tests.index.hashing import HashEncoder
+from tests.index.places import backend_of, collection
+from tests.index.qdrant_server import Server
 
 IDS = ["a", "b", "c", "é", "日", "f", "g"]
 TEXTS = st.lists(st.sampled_from(["sun", "moon", "tide", "axis", "star"]), max_size=4).map(" ".join)
@@ -29,12 +31,17 @@ ENCODER = HashEncoder()
 
 
 class Machine(RuleBasedStateMachine):
-    backend: str
+    kind: str
+    server: Server
 
     @initialize()
     def create(self) -> None:
-        self.folder = Path(tempfile.mkdtemp())
-        self.index = Index.create(self.folder / "index", ENCODER, backend=self.backend)
+        self.rest = ExitStack()
+        if self.kind in ("edge", "exact"):
+            self.place: str | Path = Path(self.rest.enter_context(tempfile.TemporaryDirectory())) / "index"
+        else:
+            self.place = self.rest.enter_context(collection(self.kind, self.server))
+        self.index = Index.create(self.place, ENCODER, backend=backend_of(self.kind))
         self.model: dict[str, Passage] = {}
 
     @rule(passages=PASSAGES, batch_size=st.integers(1, 3))
@@ -61,7 +68,7 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def reopen(self) -> None:
         self.index.close()
-        self.index = Index.open(self.folder / "index", ENCODER)
+        self.index = Index.open(self.place, ENCODER)
 
     @rule(query=TEXTS, value=st.sampled_from([None, 0, 1]), k=st.integers(1, 8))
     def search(self, query: str, value: int | None, k: int) -> None:
@@ -94,7 +101,7 @@ class Machine(RuleBasedStateMachine):
     def teardown(self) -> None:
         if hasattr(self, "index"):
             self.index.close()
-            shutil.rmtree(self.folder)
+            self.rest.close()
 
 
 SETTINGS = settings(
@@ -102,9 +109,10 @@ SETTINGS = settings(
 )
 
 
-def test_random_sequences(backend: str) -> None:
-    kind = type("BackendMachine", (Machine,), {"backend": backend})
-    run_state_machine_as_test(kind, settings=SETTINGS)
+def test_random_sequences(kind: str, loopback: Server) -> None:
+    machine = type("BackendMachine", (Machine,), {"kind": kind, "server": loopback})
+    fewer = kind in ("cluster", "server")  # every call is a request
+    run_state_machine_as_test(machine, settings=settings(SETTINGS, max_examples=4) if fewer else SETTINGS)
 
 
 def test_random_sequences_with_eager_merging(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,11 +121,11 @@ def test_random_sequences_with_eager_merging(monkeypatch: pytest.MonkeyPatch) ->
     merges: list[int] = []
     merge = ExactStore._merge
     monkeypatch.setattr(ExactStore, "_merge", lambda self, first: (merges.append(first), merge(self, first)))
-    run_state_machine_as_test(type("MergingMachine", (Machine,), {"backend": "exact"}), settings=SETTINGS)
+    run_state_machine_as_test(type("MergingMachine", (Machine,), {"kind": "exact"}), settings=SETTINGS)
     assert any(first > 0 for first in merges)
     assert any(first == 0 for first in merges)
 
 
 def test_random_sequences_with_an_eagerly_shortened_log(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("diffretriever.index.exact.MAX_LOG_LINES", 1)
-    run_state_machine_as_test(type("ShorteningMachine", (Machine,), {"backend": "exact"}), settings=SETTINGS)
+    run_state_machine_as_test(type("ShorteningMachine", (Machine,), {"kind": "exact"}), settings=SETTINGS)
