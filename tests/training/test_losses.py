@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from itertools import permutations
 
 import pytest
 import torch
@@ -71,6 +72,34 @@ def test_slot_words_by_hand_and_without_targets():
     offset = torch.tensor([math.log(3.0), 0.0])
     assert losses.slot_words(logits, torch.tensor([1]), offset).item() == pytest.approx(math.log(2), rel=1e-6)
     assert losses.slot_words(torch.zeros(0, 2), torch.zeros(0, dtype=torch.long), none).item() == 0.0
+
+
+def test_matching_gives_every_word_the_slot_that_says_it():
+    logits = torch.tensor([[[0.0, 1.0, 0.0], [5.0, 4.0, 0.0], [0.0, 0.0, 0.0]]])
+    # slot 1 says both words best; in the best assignment it takes word 0 and slot 0 takes word 1
+    matched = losses.match_slots(logits, torch.tensor([[1, 0, -100]]))
+    assert matched.tolist() == [[1, 0, -100]]
+    assert losses.match_slots(logits, torch.tensor([[0, 1, -100]])).tolist() == [[1, 0, -100]]
+    assert losses.match_slots(logits, torch.full((1, 3), -100)).tolist() == [[-100] * 3]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 4), st.integers(0, 4), st.integers(0, 10_000))
+def test_no_order_of_the_words_beats_the_matched_one(slots, words, seed):
+    g = torch.Generator().manual_seed(seed)
+    logits = torch.randn(1, slots, 9, generator=g)
+    ids = torch.randperm(9, generator=g)[: min(words, slots)]
+    row = torch.full((slots,), -100)
+    row[: len(ids)] = ids
+    log_probabilities = logits[0].log_softmax(-1)
+
+    def total(order):
+        return sum(float(log_probabilities[k, i]) for k, i in enumerate(order) if i != -100)
+
+    best = max(total(order) for order in permutations(row.tolist()))
+    matched = losses.match_slots(logits, row[None])[0].tolist()
+    assert sorted(matched) == sorted(row.tolist())
+    assert total(matched) == pytest.approx(best, abs=1e-5)
 
 
 @settings(max_examples=25, deadline=None)

@@ -70,6 +70,9 @@ class Recipe:
         score_temperature: of the distributions compared by score distillation.
         term_scale: size of the lexical weights that the term weights start to learn from.
         word_prior: share of the words' log prior that is added to the logits in training; see `losses.slot_words`.
+        match_from: step from which the words of a text are matched to the slots that say them best, instead of slot k
+            saying the k-th most salient, and vocabulary items that are no whole word are held to be as likely a priori
+            as the most frequent word, so that the model learns not to say them.
         loss: factors of the objectives.
         bf16: autocast the forward pass.
         checkpoint_every: steps between checkpoints.
@@ -101,6 +104,7 @@ class Recipe:
     score_temperature: float = 0.05
     term_scale: float = 0.7
     word_prior: float = 0.5
+    match_from: int = 0
     loss: LossWeights = field(default_factory=LossWeights)
     bf16: bool = True
     checkpoint_every: int = 50

@@ -58,13 +58,18 @@ def salient_words(words: ContentPieces, statistics: TermStatistics, slots: int) 
     stems: set[str] = set()
     for i in ranked:
         stem = strings[i][:5]
-        if len(strings[i]) < 2 or strings[i].isdigit() or stem in stems:
+        if not is_whole_word(strings[i]) or stem in stems:
             continue
         stems.add(stem)
         chosen.append(i)
         if len(chosen) == slots:
             break
     return chosen
+
+
+def is_whole_word(item: str) -> bool:
+    """Return whether a vocabulary item, as `Tokenizer.text_of` writes it, is a word, not a piece, sign or number."""
+    return len(item) >= 2 and item[0].isalnum() and not item.isdigit()
 
 
 def log_prior(targets: Iterable[Sequence[int]], vocabulary_size: int) -> list[float]:

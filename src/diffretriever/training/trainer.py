@@ -22,7 +22,7 @@ from diffretriever.tokenizer import Tokenizer
 from diffretriever.training import losses
 from diffretriever.training.config import Recipe
 from diffretriever.training.data import Pair, PairFile, PairSchedule
-from diffretriever.training.salience import TermStatistics, log_prior, salient_words
+from diffretriever.training.salience import TermStatistics, is_whole_word, log_prior, salient_words
 from diffretriever.training.student import SIDES, Student
 from diffretriever.training.teacher import Teacher
 from diffretriever.training.texts import PreparedText, TextPreparer, content_union, term_targets
@@ -63,7 +63,7 @@ class Trainer:
         self.preparer = TextPreparer(tokenizer)
         self.files = [PairFile.read(Path(recipe.data) / source.path) for source in recipe.sources]
         self.schedule = PairSchedule(recipe, self.files, self._embed)
-        self.statistics, self.word_offset = self._count_terms()
+        self.statistics, self.word_offsets = self._count_terms()
         self.optimizer = self._build_optimizer()
         self.step = 0
         self.seconds = 0.0
@@ -128,9 +128,7 @@ class Trainer:
         ]
         flat = torch.cat([h.flatten(0, 1) for h in hidden])
         of_union = self.student.logits(flat, union).float()
-        words_wanted = torch.cat([t.words.flatten() for t in targets])
-        spoken = words_wanted != -100
-        words = losses.slot_words(self.student.logits(flat[spoken]).float(), words_wanted[spoken], self.word_offset)
+        words = self._word_loss(self.student.logits(flat).float(), [target.words for target in targets])
         weights, terms, start = [], [], 0
         for target, h in zip(targets, hidden, strict=True):
             n, k = h.shape[:2]
@@ -140,6 +138,18 @@ class Trainer:
             terms.append(losses.term_regression(logits, target.own, target.weights))
         sparse = losses.info_nce(weights[0] @ weights[1].T, 1.0)
         return sparse, words, torch.stack(terms).mean()
+
+    def _word_loss(self, logits: Tensor, wanted: Sequence[Tensor]) -> Tensor:
+        """Return the word loss of the logits [T, V] of all slots of all texts; `wanted` holds ids [N, K] per side."""
+        matched = self.step >= self.recipe.match_from
+        offset = self.word_offsets[matched]
+        targets, start = [], 0
+        for ids in wanted:
+            own = logits[start : start + ids.numel()]
+            start += ids.numel()
+            targets.append(losses.match_slots((own + offset).view(*ids.shape, -1), ids) if matched else ids)
+        flat = torch.cat([ids.flatten() for ids in targets])
+        return losses.slot_words(logits[flat != -100], flat[flat != -100], offset)
 
     def save(self, path: Path) -> None:
         """Write everything needed to go on, whole or not at all."""
@@ -172,14 +182,17 @@ class Trainer:
             prepared = self.preparer.prepare(texts, self.recipe.query_tokens)
             return self.teacher.encode([text.ids for text in prepared]).numpy()
 
-    def _count_terms(self) -> tuple[TermStatistics, Tensor]:
-        """Return document frequencies, and the share of the slot words' log prior that the recipe asks for, [V]."""
+    def _count_terms(self) -> tuple[TermStatistics, tuple[Tensor, Tensor]]:
+        """Return document frequencies, and the offsets [V] of the word logits before and after `match_from`."""
         sample = [p for file in self.files for p in file.passages[:: max(1, len(file.passages) // STATISTICS_TEXTS)]]
         words = [text.words for text in self.preparer.prepare(sample, self.recipe.max_passage_length)]
         statistics = TermStatistics.count(words)
         said = (salient_words(w, statistics, self.recipe.passage_slots) for w in words)
-        prior = torch.tensor(log_prior(said, self.student.backbone.vocabulary_size))
-        return statistics, self.recipe.word_prior * prior
+        vocabulary = self.student.backbone.vocabulary_size
+        offset = self.recipe.word_prior * torch.tensor(log_prior(said, vocabulary))
+        term = self.student.backbone.tokenizer.text_of
+        no_word = torch.tensor([not is_whole_word(term(i)) for i in range(vocabulary)])
+        return statistics, (offset, offset.masked_fill(no_word, float(offset.max())))
 
     def _build_optimizer(self) -> torch.optim.Optimizer:
         groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
