@@ -11,6 +11,7 @@ from pathlib import Path
 
 from diffretriever.backbones.lora import adapter_settings, is_adapter
 from diffretriever.errors import CheckpointError
+from diffretriever.json_files import read_json_object
 
 ALIASES: Mapping[str, str] = {
     "dream-7b": "Dream-org/Dream-v0-Instruct-7B",
@@ -62,10 +63,7 @@ class RetrieverSettings:
         path = folder / _SETTINGS
         if not path.is_file():
             return cls(tuned=is_adapter(folder))
-        try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise CheckpointError(f"{path}: not JSON: {error}") from error
+        raw = read_json_object(path)
         if "n_gen_tokens" in raw:
             return _of_the_papers_code(raw, path)
         if raw.pop("format", 1) != 1:

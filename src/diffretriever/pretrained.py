@@ -111,11 +111,15 @@ def _special(backbone: Backbone) -> dict[str, int]:
 
 
 def _slot_embeddings(folder: Path) -> torch.Tensor | None:
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     if not (folder / _SLOTS).is_file():
         return None
-    tensors = load_file(str(folder / _SLOTS))
+    try:
+        tensors = load_file(str(folder / _SLOTS))
+    except SafetensorError as error:
+        raise CheckpointError(f"{folder / _SLOTS}: not a readable safetensors file: {error}") from error
     if set(tensors) != {"slot_embeddings"}:
         raise CheckpointError(f"{folder / _SLOTS}: holds {sorted(tensors)}, not one tensor 'slot_embeddings'")
     return tensors["slot_embeddings"].float()

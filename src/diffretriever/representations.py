@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
 from diffretriever.errors import InputError
+from diffretriever.json_files import read_json_object
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
@@ -208,14 +209,26 @@ class Representations:
 
     @staticmethod
     def load(path: str | Path) -> Representations:
-        """Read what `save` wrote."""
+        """Read what `save` wrote.
+
+        Raises:
+            InputError: a file is missing or damaged.
+        """
+        from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
         folder = Path(path)
         if not (folder / "representations.json").is_file():
             raise InputError(f"{folder} holds no representations.json; give a folder that Representations.save wrote")
-        about = json.loads((folder / "representations.json").read_text(encoding="utf-8"))
-        t = load_file(folder / "representations.safetensors")
+        about = read_json_object(folder / "representations.json", InputError)
+        try:
+            return Representations._read(about, load_file(folder / "representations.safetensors"))
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            what = "representations.safetensors and representations.json"
+            raise InputError(f"{folder}: {what} are damaged or do not fit ({error}); encode again") from error
+
+    @staticmethod
+    def _read(about: Mapping[str, Any], t: Mapping[str, npt.NDArray[Any]]) -> Representations:
         shape = (len(t["offsets"]) - 1, about["vocabulary_size"])
         words = None
         if about["strings"] is not None:

@@ -6,11 +6,13 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffretriever.errors import CheckpointError
+from diffretriever.json_files import read_json_object
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as RustTokenizer
@@ -54,9 +56,10 @@ class Tokenizer:
         settings: dict[str, Any] = {}
         for name in ("special_tokens_map.json", "tokenizer_config.json"):
             if (folder / name).is_file():
-                settings |= json.loads((folder / name).read_text(encoding="utf-8"))
+                settings |= read_json_object(folder / name)
         if (folder / "tokenizer.json").is_file():
-            return cls(RustTokenizer.from_file(str(folder / "tokenizer.json")), settings)
+            with _named_errors(folder / "tokenizer.json"):
+                return cls(RustTokenizer.from_file(str(folder / "tokenizer.json")), settings)
         if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
             return cls(_byte_level_bpe(folder, settings), settings)
         raise CheckpointError(f"{folder}: no tokenizer.json, and no vocab.json with merges.txt")
@@ -107,6 +110,14 @@ class Tokenizer:
         (folder / "tokenizer_config.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 
+@contextmanager
+def _named_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # the library raises bare Exception
+        raise CheckpointError(f"{path}: not a readable tokeniser: {error}; restore the file") from error
+
+
 def _content(token: object) -> str | None:
     """Return a special token's text; folders write it as a string or as an object."""
     if isinstance(token, dict):
@@ -119,7 +130,7 @@ def _added_tokens(folder: Path, settings: dict[str, Any]) -> Iterator[tuple[int,
     if listed:
         yield from sorted((int(i), t["content"]) for i, t in listed.items())
     elif (folder / "added_tokens.json").is_file():
-        tokens = json.loads((folder / "added_tokens.json").read_text(encoding="utf-8"))
+        tokens = read_json_object(folder / "added_tokens.json")
         yield from sorted((i, t) for t, i in tokens.items())
 
 
@@ -128,7 +139,8 @@ def _byte_level_bpe(folder: Path, settings: dict[str, Any]) -> RustTokenizer:
     from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
     from tokenizers import Tokenizer as RustTokenizer
 
-    bpe = models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
+    with _named_errors(folder / "vocab.json and merges.txt"):
+        bpe = models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
     rust = RustTokenizer(bpe)
     rust.normalizer = normalizers.NFC()
     rust.pre_tokenizer = pre_tokenizers.Sequence(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from diffretriever.backbones.lora import merge_adapter
 from diffretriever.backbones.specs import BackboneSpec, spec_for
 from diffretriever.backbones.weights import load_weights, shard_paths, weights_digest
 from diffretriever.errors import CheckpointError, InputError, MissingExtraError
+from diffretriever.json_files import read_json_object
 from diffretriever.sequences import SpecialIds
 from diffretriever.tokenizer import Tokenizer
 
@@ -91,11 +91,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise CheckpointError(f"{folder}: no config.json there; give a folder with config.json and *.safetensors")
-    try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{path}: not JSON: {error}") from error
-    return config
+    return read_json_object(path)
 
 
 def native_config(spec: BackboneSpec, published: dict[str, Any], where: Path) -> PretrainedConfig:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import nn
 from diffretriever.backbones.specs import BackboneSpec
 from diffretriever.backbones.weights import native_name
 from diffretriever.errors import CheckpointError
+from diffretriever.json_files import read_json_object
 
 _PREFIX = "base_model.model."
 _KEY = re.compile(r"(?P<path>.+)\.lora_(?P<part>[AB])(?:\.default)?\.weight")
@@ -29,7 +29,7 @@ def adapter_settings(folder: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: it describes something other than plain LoRA.
     """
-    settings: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    settings = read_json_object(folder / "adapter_config.json")
     if settings.get("peft_type") != "LORA":
         raise CheckpointError(f"{folder}: adapter of type {settings.get('peft_type')!r}; only LORA is read")
     for feature in ("use_dora", "fan_in_fan_out", "lora_bias", "modules_to_save", "layer_replication"):
@@ -81,13 +81,18 @@ def _scale(settings: dict[str, Any], path: str, rank: int) -> float:
 
 
 def _pairs(folder: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     file = folder / "adapter_model.safetensors"
     if not file.is_file():
         raise CheckpointError(f"{folder}: adapter_model.safetensors is missing; only safetensors are read")
     halves: dict[str, dict[str, torch.Tensor]] = {}
-    for name, tensor in load_file(str(file)).items():
+    try:
+        tensors = load_file(str(file))
+    except SafetensorError as error:
+        raise CheckpointError(f"{file}: not a readable safetensors file: {error}") from error
+    for name, tensor in tensors.items():
         match = _KEY.fullmatch(name.removeprefix(_PREFIX))
         if match is None:
             raise CheckpointError(f"{file}: unexpected tensor {name!r}; a LoRA adapter holds lora_A and lora_B")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from torch import nn
 
 from diffretriever.backbones.specs import BackboneSpec
 from diffretriever.errors import CheckpointError
+from diffretriever.json_files import read_json_object
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -28,7 +28,10 @@ def shard_paths(folder: Path) -> list[Path]:
     """
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        shards = read_json_object(index).get("weight_map")
+        if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+            raise CheckpointError(f"{index}: holds no 'weight_map' of tensors to files; download it again")
+        names = sorted(set(shards.values()))
         for name in names:
             if Path(name).name != name:
                 raise CheckpointError(f"{index}: names a file outside its folder: {name!r}")

@@ -1,0 +1,28 @@
+"""JSON files of models and settings, read so that a damaged or foreign one is named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from diffretriever.errors import CheckpointError, DiffRetrieverError
+
+
+def read_json_object(path: Path, error: type[DiffRetrieverError] = CheckpointError) -> dict[str, Any]:
+    """Return the JSON object that a file holds.
+
+    Args:
+        path: the file.
+        error: what to raise when it cannot be read.
+
+    Raises:
+        DiffRetrieverError: of the given type; the file is missing, no JSON, or holds something other than an object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as reason:
+        raise error(f"{path}: not JSON: {reason}; restore the file from where it came from") from reason
+    if not isinstance(value, dict):
+        raise error(f"{path}: must hold a JSON object, got {type(value).__name__}; restore the file")
+    return value
