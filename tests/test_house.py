@@ -27,6 +27,14 @@ FORBIDDEN = [
     r"\btorch\.load\((?!.*weights_only=True)",
     r"allow_pickle\s*=\s*True",
 ]
+#: Calls that run code, or unpack files to places of their own choosing. `x.eval()` of a module is no such call.
+FORBIDDEN_CALLS = {
+    "__import__", "compile", "eval", "exec", "extract", "extractall", "unpack_archive", "unsafe_load", "full_load",
+    "system", "popen", "read_pickle", "hub.load", "jit.load",
+}  # fmt: skip
+FORBIDDEN_MODULES = {
+    "cloudpickle", "dill", "joblib", "marshal", "pickle", "runpy", "shelve", "subprocess", "tarfile", "zipfile",
+}  # fmt: skip
 HEAVY = ["nltk", "pyarrow", "qdrant_edge", "rich", "scipy", "torch", "transformers", "typer"]
 
 
@@ -53,6 +61,37 @@ def test_files_and_functions_are_short(path):
 def test_no_code_from_model_files(pattern):
     found = [module_id(p) for p in MODULES if re.search(pattern, p.read_text(encoding="utf-8"))]
     assert found == []
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_id)
+def test_no_call_runs_code_or_unpacks_an_archive(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            assert FORBIDDEN_MODULES.isdisjoint(name.name.split(".")[0] for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert (node.module or "").split(".")[0] not in FORBIDDEN_MODULES
+        elif isinstance(node, ast.Call):
+            refuse_call(node)
+
+
+def refuse_call(node):
+    called, options = ast.unparse(node.func), {k.arg: ast.unparse(k.value) for k in node.keywords}
+    last = called.rsplit(".", 1)[-1]
+    if called.endswith("np.load") or called == "numpy.load":
+        assert options.get("allow_pickle") == "False", f"line {node.lineno}: {called} without allow_pickle=False"
+    elif called == "torch.load":
+        assert options.get("weights_only") == "True", f"line {node.lineno}: torch.load without weights_only=True"
+    elif called != "re.compile" and not (last == "eval" and "." in called):
+        assert last not in FORBIDDEN_CALLS, f"line {node.lineno}: {called}"
+        assert not any(called.endswith(f".{name}") for name in FORBIDDEN_CALLS if "." in name), called
+
+
+@pytest.mark.parametrize(
+    "code", ["np.load(f)", "torch.load(f)", "eval(s)", "os.system(s)", "torch.hub.load(s)", "archive.extractall()"]
+)
+def test_such_calls_are_noticed(code):
+    with pytest.raises(AssertionError):
+        refuse_call(ast.parse(code, mode="eval").body)
 
 
 def test_import_is_light():
