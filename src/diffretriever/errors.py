@@ -69,12 +69,12 @@ class ServerError(DiffRetrieverError, ConnectionError):
     """A search server cannot be reached, or does not do what it is asked; the message says where and what to do.
 
     Attributes:
-        acknowledged: of a write that failed, ids of the passages that are stored for sure; others may be as well.
+        stored: of a write that failed, ids of the passages that are stored for sure; others may be as well.
     """
 
-    def __init__(self, message: str, acknowledged: Sequence[str] = ()) -> None:
+    def __init__(self, message: str, stored: Sequence[str] = ()) -> None:
         super().__init__(message)
-        self.acknowledged = tuple(acknowledged)
+        self.stored = tuple(stored)
 
 
 class MissingExtraError(DiffRetrieverError, ImportError):

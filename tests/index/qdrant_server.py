@@ -129,13 +129,15 @@ class Server:
         except ValueError as error:
             status = 404 if "not found" in str(error) else 409 if "already exists" in str(error) else 400
             return status, {"status": {"error": str(error)}}
+        if path == "/":
+            return 200, result.model_dump()
         return 200, {"result": _plain(result), "status": "ok", "time": 0.0}
 
 
 def _dispatch(server: Server, method: str, path: str, body: bytes) -> object:
     parts = [unquote(part) for part in path.strip("/").split("/")]
     if parts == [""]:
-        return None
+        return server.engine.info()
     assert parts[0] == "collections", path
     name, rest = parts[1], "/".join(parts[2:])
     answer: dict[tuple[str, str], Callable[[QdrantClient, str, bytes], object]] = {

@@ -85,16 +85,16 @@ class ClusterStore:
 
         Raises:
             InputError: a passage has more vectors than the server takes; nothing is stored then.
-            ServerError: the server failed; `acknowledged` tells which passages are stored for sure.
+            ServerError: the server failed; `stored` tells which passages are stored for sure.
         """
         rounded = representations.dense.astype(self._manifest.storage)
         self._check_sizes(passages, representations)
-        acknowledged: list[str] = []
+        stored: list[str] = []
         stopped = Event()
 
         def write(points: list[models.PointStruct]) -> None:
             self._server.ask("write passages", partial(self._upsert, points=points), stopped=stopped)
-            acknowledged.extend(str((point.payload or {})["id"]) for point in points)
+            stored.extend(str((point.payload or {})["id"]) for point in points)
 
         batches = _batches(
             to_point(passage, representations, i, rounded[representations.offsets[i] : representations.offsets[i + 1]])
@@ -105,9 +105,9 @@ class ClusterStore:
             in_parallel((partial(write, batch) for batch in batches), self._uploads, stop=stopped.set)
         except ServerError as error:
             raise ServerError(
-                f"{error}. {len(acknowledged):,} of {len(passages):,} passages of this write are stored; writing all "
+                f"{error}. {len(stored):,} of {len(passages):,} passages of this write are stored; writing all "
                 "of them again is harmless",
-                acknowledged=acknowledged,
+                stored=stored,
             ) from error.__cause__
 
     def set_metadata(self, metadata: Mapping[str, Metadata]) -> None:

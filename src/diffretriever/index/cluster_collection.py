@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -92,9 +93,7 @@ def make(
         InputError: a number is below 1.
         ServerError: the server cannot be reached, or refuses.
     """
-    for name, count in (("shards", shards), ("replicas", replicas)):
-        if count is not None and count < 1:
-            raise InputError(f"{name} must be at least 1, got {count}")
+    _check_counts(shards=shards, replicas=replicas)
     name = location.collection
     if server.ask("open it", lambda client: client.collection_exists(name), attempts=FIRST_ATTEMPTS):
         if not overwrite:
@@ -103,20 +102,19 @@ def make(
         server.ask("remove the old collection", lambda client: client.delete_collection(name))
     about = {**manifest.to_mapping(), "creation": uuid4().hex}
 
-    def create(client: QdrantClient) -> None:
-        client.create_collection(
-            name,
-            vectors_config=vectors_config(manifest),
-            sparse_vectors_config=sparse_config(manifest),
-            shard_number=shards,
-            replication_factor=replicas,
-            write_consistency_factor=None if replicas is None else replicas // 2 + 1,
-            on_disk_payload=True,
-            metadata={METADATA: about},
-        )
-
+    request = partial(
+        QdrantClient.create_collection,
+        collection_name=name,
+        vectors_config=vectors_config(manifest),
+        sparse_vectors_config=sparse_config(manifest),
+        shard_number=shards,
+        replication_factor=replicas,
+        write_consistency_factor=None if replicas is None else replicas // 2 + 1,
+        on_disk_payload=True,
+        metadata={METADATA: about},
+    )
     try:
-        server.ask("create the collection", create)
+        server.ask("create the collection", request)
     except ServerError as error:
         # An answer that was lost makes the second attempt fail; then the collection is the one just asked for.
         if status_of(error) not in (400, 409) or _about(server, location).get("creation") != about["creation"]:
@@ -161,6 +159,12 @@ def _read_manifest(server: ClusterServer, location: ClusterLocation) -> Manifest
             "push the index again, or rebuild it"
         )
     return manifest
+
+
+def _check_counts(**counts: int | None) -> None:
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise InputError(f"{name} must be at least 1, got {count}")
 
 
 def _about(server: ClusterServer, location: ClusterLocation) -> Mapping[str, Any]:

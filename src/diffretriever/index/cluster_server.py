@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import socket
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,7 +20,11 @@ from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedR
 from diffretriever.errors import ServerError
 from diffretriever.index.cluster_location import KEY_VARIABLE
 
+#: What the client raises; an answer that is not of a Qdrant server fails its assertions, or to be read at all.
+_FAILURES = (ResponseHandlingException, UnexpectedResponse, ResourceExhaustedResponse, AssertionError, ValueError)
+
 AnswerT = TypeVar("AnswerT")
+ErrorT = TypeVar("ErrorT", bound=BaseException)
 
 #: Times that a request is made before giving up: about half a minute in all, which outlasts the restart of a node.
 ATTEMPTS = 8
@@ -29,6 +34,8 @@ FIRST_ATTEMPTS = 2
 PAUSE, LONGEST_PAUSE = 0.25, 15.0
 #: Answers that another attempt may turn into success. The server says 500 when too few replicas have taken a write.
 _TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
+#: Characters of an unknown error that are shown.
+_LONGEST_REASON = 200
 
 
 class ClusterServer:
@@ -72,7 +79,7 @@ class ClusterServer:
         for attempt in range(1, most + 1):
             try:
                 return request(self._client)
-            except (ResponseHandlingException, UnexpectedResponse, ResourceExhaustedResponse) as error:
+            except _FAILURES as error:
                 wait = _pause(error, attempt)
                 if attempt == most or not _is_transient(error) or stopped.wait(wait):
                     tried = f" after {attempt} attempts" if attempt > 1 else ""
@@ -96,9 +103,11 @@ def _is_transient(error: Exception) -> bool:
         return error.status_code in _TRANSIENT_STATUS
     if isinstance(error, ResponseHandlingException):
         source = error.source
-        lasting = isinstance(source, httpx.UnsupportedProtocol | httpx.InvalidURL) or _is_certificate(source)
-        return isinstance(source, httpx.TransportError) and not lasting and not _is_unknown_host(source)
-    return True
+        unknown = _cause(source, socket.gaierror)
+        # The directory of names may be out of order for a moment, too.
+        lasting = _cause(source, ssl.SSLCertVerificationError) or (unknown and unknown.errno != socket.EAI_AGAIN)
+        return isinstance(source, httpx.TransportError) and not lasting
+    return isinstance(error, ResourceExhaustedResponse)
 
 
 def _pause(error: Exception, attempt: int) -> float:
@@ -114,9 +123,9 @@ def _reason(error: Exception) -> str:
     if isinstance(error, ResourceExhaustedResponse):
         return f"it limits the rate of requests ({error}); try later, or raise its limit"
     source = error.source if isinstance(error, ResponseHandlingException) else error
-    if _is_unknown_host(source):
+    if _cause(source, socket.gaierror):
         return "no machine of that name is known; check the address"
-    if _is_certificate(source):
+    if _cause(source, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted ({source}); name a file of trusted certificates by SSL_CERT_FILE"
     if isinstance(source, httpx.ConnectError | httpx.ConnectTimeout):
         return f"nothing answers there ({source or 'timeout'}); start the server, or check the address and the firewall"
@@ -124,7 +133,7 @@ def _reason(error: Exception) -> str:
         return "no answer in time; try again, or give the server more resources"
     if isinstance(source, httpx.TransportError):
         return f"the connection broke ({source or type(source).__name__}); a server that speaks TLS needs qdrants://"
-    return "what answers there is no Qdrant server of a version that this client knows; check the address"
+    return f"its answer is not that of a Qdrant server that this client knows ({_shorten(source)}); check the address"
 
 
 def _reason_of_status(error: UnexpectedResponse) -> str:
@@ -141,21 +150,17 @@ def _reason_of_status(error: UnexpectedResponse) -> str:
     return f"it answered {said}"
 
 
-def _is_certificate(error: BaseException | None) -> bool:
-    return _has_cause(error, ssl.SSLCertVerificationError)
+def _shorten(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= _LONGEST_REASON else text[:_LONGEST_REASON] + "..."
 
 
-def _is_unknown_host(error: BaseException | None) -> bool:
-    import socket
-
-    return _has_cause(error, socket.gaierror)
-
-
-def _has_cause(error: BaseException | None, kind: type[BaseException]) -> bool:
+def _cause(error: BaseException | None, kind: type[ErrorT]) -> ErrorT | None:
+    """Return the error of that kind that led to this one; None if there is none."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         if isinstance(error, kind):
-            return True
+            return error
         seen.add(id(error))
         error = error.__cause__ or error.__context__
-    return False
+    return None
