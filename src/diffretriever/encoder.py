@@ -21,6 +21,11 @@ class Encoder(Protocol):
         ...
 
     @property
+    def dim(self) -> int:
+        """Width D of the dense vectors; 0 when there are none."""
+        ...
+
+    @property
     def vocabulary_size(self) -> int:
         """Number V of columns of the sparse representations."""
         ...

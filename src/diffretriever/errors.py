@@ -9,6 +9,7 @@
     ├── IndexFormatError     (ValueError)         a directory that is no index, or one of another format
     ├── IndexMismatchError   (ValueError)         a query encoded otherwise than the index
     ├── IndexLockedError     (RuntimeError)       an index that another process holds open
+    ├── WriteError           (OSError)            a write that failed midway; says which passages are in
     ├── PassageNotFoundError (KeyError)           an id that the index does not hold
     ├── ServerError          (ConnectionError)    a search server that cannot be reached or does not obey
     └── MissingExtraError    (ImportError)        an optional dependency that is not installed
@@ -55,6 +56,18 @@ class IndexMismatchError(DiffRetrieverError, ValueError):
 
 class IndexLockedError(DiffRetrieverError, RuntimeError):
     """Another process holds the index open."""
+
+
+class WriteError(DiffRetrieverError, OSError):
+    """Writing passages failed midway, such as on a full disk.
+
+    Attributes:
+        stored: ids of the passages of the batch that are in the index, each whole; the others are as they were.
+    """
+
+    def __init__(self, message: str, stored: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.stored = stored
 
 
 class PassageNotFoundError(DiffRetrieverError, KeyError):

@@ -172,6 +172,11 @@ class DiffRetriever:
         )
 
     @property
+    def dim(self) -> int:
+        """Width D of the dense vectors."""
+        return self.backbone.hidden_size
+
+    @property
     def vocabulary_size(self) -> int:
         """Number V of columns of the sparse representations."""
         return self.backbone.vocabulary_size

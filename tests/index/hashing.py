@@ -37,6 +37,10 @@ class HashEncoder:
         )  # fmt: skip
 
     @property
+    def dim(self) -> int:
+        return self._dim
+
+    @property
     def vocabulary_size(self) -> int:
         return VOCABULARY
 

@@ -11,6 +11,7 @@ from diffretriever.index.cluster_collection import find, make
 from diffretriever.index.cluster_location import ClusterLocation
 from diffretriever.index.cluster_server import ClusterServer
 from diffretriever.index.manifest import Manifest
+from diffretriever.index.storage import Storage
 from tests.index.hashing import random_representations
 from tests.index.test_agreement import assert_same
 
@@ -24,7 +25,7 @@ def three(request, tmp_path_factory):
     """A cluster, an edge and an exact index of the same ragged passages, some replaced, some deleted."""
     passages = [Passage(f"p{i:04d}", "", metadata={"third": i % 3 == 0, "i": i}) for i in range(COUNT)]
     first, second = random_representations(COUNT, seed=1), random_representations(COUNT, seed=2)
-    manifest = Manifest("cluster", request.param, first.dim, first.sparse.shape[1], first.provenance)
+    manifest = Manifest("cluster", Storage(request.param), first.dim, first.sparse.shape[1], first.provenance)
     server = ClusterServer(QdrantClient(":memory:"), "memory")
     home = make(server, LOCATION, manifest)
     home.store._uploads = 1  # the local engine is not made for threads

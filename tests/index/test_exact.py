@@ -13,6 +13,7 @@ from diffretriever.errors import IndexFormatError
 from diffretriever.index import Index
 from diffretriever.index.best import Best
 from diffretriever.index.exact import MAX_SEGMENTS
+from diffretriever.index.segment_log import _line
 
 
 @pytest.fixture
@@ -79,14 +80,17 @@ def test_a_long_log_is_shortened(index, tmp_path, encoder, monkeypatch):
 
 def test_a_torn_last_line_of_the_log_is_dropped(index, tmp_path, encoder):
     index.add([Passage("a", "moon")])
+    index.flush()
+    shutil.copytree(tmp_path, tmp_path / "killed")
+    tmp_path = tmp_path / "killed"
     index.add([Passage("b", "sun")])
-    index.close()
+    shutil.copytree(index._home.path / "store", tmp_path / "store", dirs_exist_ok=True)
     log = tmp_path / "store" / "log.jsonl"
     log.write_bytes(log.read_bytes()[:-4])
     with Index.open(tmp_path, encoder) as again:
         assert list(again) == ["a"]
-        assert segments(tmp_path) == ["000001"]
         again.add([Passage("c", "star")])
+        assert segments(tmp_path) == ["000001", "000003"]
     with Index.open(tmp_path, encoder) as again:
         assert list(again) == ["a", "c"]
 
@@ -97,9 +101,13 @@ def test_damage_is_reported(index, tmp_path, encoder):
     log = tmp_path / "store" / "log.jsonl"
     whole = log.read_bytes()
     log.write_bytes(b"{nothing}\n" + whole)
-    with pytest.raises(IndexFormatError, match=r"log.jsonl is damaged"):
+    with pytest.raises(IndexFormatError, match=r"log.jsonl does not begin as a log does"):
         Index.open(tmp_path, encoder)
-    log.write_bytes(whole + b'{"delete": ["unheard"]}\n')
+    for damaged in (whole + b"{}\n", whole[:-20] + b"x" + whole[-19:], whole + b"\0" * 9, whole + b"no line"):
+        log.write_bytes(damaged)
+        with pytest.raises(IndexFormatError, match=r"log.jsonl:\d cannot be read"):
+            Index.open(tmp_path, encoder)
+    log.write_bytes(whole + _line('{"delete": ["unheard"]}').encode())
     with pytest.raises(IndexFormatError, match=r"log.jsonl is damaged .'unheard'"):
         Index.open(tmp_path, encoder)
     log.write_bytes(whole)

@@ -12,6 +12,8 @@ import pytest
 from diffretriever.corpus import Passage
 from diffretriever.errors import IndexFormatError, IndexLockedError, InputError
 from diffretriever.index import Index, Manifest
+from diffretriever.index.manifest import _checksum
+from diffretriever.index.storage import Storage
 
 
 @pytest.fixture
@@ -23,11 +25,13 @@ def folder(tmp_path, backend, encoder):
 
 def change(folder, **values):
     path = folder / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    about = {**json.loads(path.read_text()), **values}
+    about.pop("checksum")
+    path.write_text(json.dumps({**about, "checksum": _checksum(about)}))
 
 
 def test_the_manifest_says_what_the_folder_holds(folder, backend, encoder):
-    assert Manifest.read(folder) == Manifest(backend, "float16", 16, 997, encoder.provenance)
+    assert Manifest.read(folder) == Manifest(backend, Storage("float16"), 16, 997, encoder.provenance)
     plain = json.loads((folder / "manifest.json").read_text())
     assert (plain["format"], plain["format_version"]) == ("diffretriever-index", 1)
 
@@ -147,6 +151,6 @@ def test_wrong_options_are_refused(tmp_path, encoder):
     with pytest.raises(InputError, match="backend must be"):
         Index.create(tmp_path, encoder, backend="faiss")
     with pytest.raises(InputError, match="storage must be"):
-        Index.create(tmp_path, encoder, storage="int8")
+        Index.create(tmp_path, encoder, storage="int4")
     with pytest.raises(InputError, match="the edge backend needs a folder"):
         Index.create(None, encoder)

@@ -67,4 +67,6 @@ def explain_stored(
 
     fused = explain_fusion(passage_id, ranking("multi", None), ranking("sparse", 0.0), alpha=alpha)
     stored = index.get(passage_id).representations
-    return explain_scores(encoded, stored, term=encoder.term, query=query, passage_id=passage_id, fused=fused)
+    return explain_scores(
+        index.comparable(encoded), stored, term=encoder.term, query=query, passage_id=passage_id, fused=fused
+    )

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from threading import Event
 
 from qdrant_client import QdrantClient, models
@@ -23,8 +24,15 @@ from diffretriever.index.cluster_points import payload_of, to_point, to_stored, 
 from diffretriever.index.cluster_server import ClusterServer
 from diffretriever.index.filters import Filter
 from diffretriever.index.manifest import Manifest
-from diffretriever.index.points import MULTIVECTOR_LIMIT, metadata_payload, point_id, to_record
-from diffretriever.index.store import Metadata, Record, StoredPassage, StoreMode
+from diffretriever.index.points import (
+    DIGEST_FIELDS,
+    MULTIVECTOR_LIMIT,
+    metadata_payload,
+    point_id,
+    recorded_digest,
+    to_record,
+)
+from diffretriever.index.store import Fault, Metadata, Record, StoredPassage, StoreMode
 from diffretriever.index.uploads import in_parallel
 from diffretriever.representations import Representations
 
@@ -87,7 +95,7 @@ class ClusterStore:
             InputError: a passage has more vectors than the server takes; nothing is stored then.
             ServerError: the server failed; `stored` tells which passages are stored for sure.
         """
-        rounded = representations.dense.astype(self._manifest.storage)
+        rounded = representations.dense.astype(self._manifest.storage.precision)
         self._check_sizes(passages, representations)
         stored: list[str] = []
         stopped = Event()
@@ -149,6 +157,20 @@ class ClusterStore:
         found = {record.id: to_stored(record, self._manifest) for record in records}
         return [found.get(p) for p in points]
 
+    def digests(self, passage_ids: Sequence[str]) -> list[bytes | None]:
+        """Return the digest recorded when each passage was written; None for an id that is not held."""
+        points = [str(point_id(i)) for i in passage_ids]
+        found = {r.id: payload_of(r) for r in self._retrieve(points, _RETRIEVE, payload=DIGEST_FIELDS)}
+        return [recorded_digest(found[p]) if p in found else None for p in points]
+
+    def faults(self) -> Iterator[Fault]:
+        """Yield nothing: the server's own files are out of reach, and passages are checked one by one."""
+        yield from ()
+
+    def snapshot(self, folder: Path) -> None:
+        """Refuse: a server keeps its own snapshots."""
+        raise InputError("an index on a server is not copied to a folder this way; use the server's snapshots")
+
     def search(
         self, queries: Representations, mode: StoreMode, k: int, *, where: Filter | None, exact: bool | None
     ) -> list[Ranking]:
@@ -158,7 +180,7 @@ class ClusterStore:
         if mode == "sparse":
             asks = [_sparse_ask(queries, i, condition) for i in range(len(queries))]
         else:
-            storage = self._manifest.storage
+            storage = self._manifest.storage.precision
             asks = [_dense_ask(queries, i, mode, k, condition, choices[i], storage) for i in range(len(queries))]
         found = self._past_ties(k, asks)
         names = self._names_of([point for points in found for point in points])

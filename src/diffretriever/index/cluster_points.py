@@ -22,7 +22,7 @@ def vectors_config(manifest: Manifest) -> dict[str, models.VectorParams]:
     """Return which dense vectors a point has, of what width and precision."""
     if not manifest.dim:
         return {}
-    datatype = models.Datatype(manifest.storage)
+    datatype = models.Datatype(manifest.storage.precision)
     multi = models.VectorParams(
         size=manifest.dim,
         distance=models.Distance.DOT,

@@ -6,6 +6,7 @@ The vectors `multi` are compared exhaustively, `pooled` by an HNSW graph, `spars
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import cast
 from uuid import UUID
@@ -15,14 +16,25 @@ import qdrant_edge as qe
 import scipy.sparse as sp
 
 from diffretriever.corpus import Passage
-from diffretriever.errors import IndexFormatError, IndexLockedError, InputError
+from diffretriever.errors import InputError
 from diffretriever.fusion import Ranking
+from diffretriever.index.copying import copy_folder
+from diffretriever.index.edge_engine import EdgeEngine
 from diffretriever.index.edge_filters import edge_filter
 from diffretriever.index.edge_points import engine_config, payload_of, to_point, to_stored
 from diffretriever.index.filters import Filter
 from diffretriever.index.manifest import Manifest
-from diffretriever.index.points import MULTIVECTOR_LIMIT, metadata_payload, point_id, to_record
-from diffretriever.index.store import Metadata, Record, StoredPassage, StoreMode
+from diffretriever.index.points import (
+    DIGEST_FIELDS,
+    MULTIVECTOR_LIMIT,
+    id_of,
+    metadata_payload,
+    point_fault,
+    point_id,
+    recorded_digest,
+    to_record,
+)
+from diffretriever.index.store import Fault, Metadata, Record, StoredPassage, StoreMode
 from diffretriever.representations import Representations
 
 #: Multiply-adds up to which every passage is compared when the caller leaves the choice open: about 0.1 s of one
@@ -50,47 +62,34 @@ class EdgeStore:
         self._manifest = manifest
         self._names: dict[UUID, str] = {}
         self._length: int | None = None
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            if any(folder.iterdir()):
-                self._shard = qe.EdgeShard.load(str(folder))
-            else:
-                self._shard = qe.EdgeShard.create(str(folder), engine_config(manifest))
-        except Exception as error:  # the engine raises bare Exception
-            if "WouldBlock" in str(error):
-                raise IndexLockedError(f"{folder} is open in another process; close it there") from error
-            raise IndexFormatError(
-                f"{folder} cannot be opened by the engine ({error}); restore the index from a copy or rebuild it"
-            ) from error
+        self._folder = folder
+        self._engine = EdgeEngine(folder, engine_config(manifest))
 
     def __len__(self) -> int:
         if self._length is None:
-            self._length = int(self._shard.count(qe.CountRequest(exact=True)))
+            self._length = int(self._engine.ask("count", lambda shard: shard.count(qe.CountRequest(exact=True))))
         return self._length
 
     def ids(self) -> Iterator[str]:
         """Yield every id, in the order of the points."""
-        offset = None
-        while True:
-            records, offset = self._shard.scroll(qe.ScrollRequest(offset=offset, limit=_SCROLL, with_payload=["id"]))
-            yield from (payload_of(record)["id"] for record in records)
-            if offset is None:
-                return
+        for record in self._scroll(["id"]):
+            yield id_of(payload_of(record), record.id)
 
     def upsert(self, passages: Sequence[Passage], representations: Representations) -> None:
         """Store passages; an id that exists is replaced whole."""
-        rounded = representations.dense.astype(self._manifest.storage)
+        sizes = (np.diff(representations.offsets) + 1) * representations.dim
+        for passage, size in zip(passages, sizes.tolist(), strict=True):
+            if size >= MULTIVECTOR_LIMIT:
+                raise InputError(
+                    f"passage {passage.passage_id!r} has {size // representations.dim - 1} vectors of "
+                    f"{representations.dim} dimensions; the edge backend holds fewer than {MULTIVECTOR_LIMIT:,} "
+                    "numbers per passage; use backend='exact'"
+                )
         points: list[qe.Point] = []
         numbers = 0
         for i, passage in enumerate(passages):
-            vectors = rounded[representations.offsets[i] : representations.offsets[i + 1]]
-            if (size := (len(vectors) + 1) * vectors.shape[1]) >= MULTIVECTOR_LIMIT:
-                raise InputError(
-                    f"passage {passage.passage_id!r} has {len(vectors)} vectors of {vectors.shape[1]} dimensions; the "
-                    f"edge backend holds fewer than {MULTIVECTOR_LIMIT:,} numbers per passage; use backend='exact'"
-                )
-            points.append(to_point(passage, representations, i, vectors))
-            numbers += size
+            points.append(to_point(passage, representations, i, representations.vectors(i)))
+            numbers += int(sizes[i])
             if numbers >= _WRITE_NUMBERS:
                 self._write(qe.UpdateOperation.upsert_points(points))
                 points, numbers = [], 0
@@ -109,7 +108,7 @@ class EdgeStore:
     def records(self, passage_ids: Sequence[str]) -> list[Record | None]:
         """Return what hits show of these passages; None for an id that is not held."""
         points = [point_id(i) for i in passage_ids]
-        found = {record.id: payload_of(record) for record in self._shard.retrieve([*points], True, False)}
+        found = {record.id: payload_of(record) for record in self._retrieve(points, True)}
         return [to_record(found[p]) if p in found else None for p in points]
 
     def get(self, passage_id: str) -> StoredPassage | None:
@@ -119,8 +118,27 @@ class EdgeStore:
     def get_many(self, passage_ids: Sequence[str]) -> list[StoredPassage | None]:
         """Return passages with their representations; None for an id that is not held."""
         points = [point_id(i) for i in passage_ids]
-        found = {record.id: to_stored(record, self._manifest) for record in self._shard.retrieve([*points], True, True)}
+        records = self._retrieve(points, True, vectors=True)
+        found = {record.id: to_stored(record, self._manifest) for record in records}
         return [found.get(p) for p in points]
+
+    def digests(self, passage_ids: Sequence[str]) -> list[bytes | None]:
+        """Return the digest recorded when each passage was written; None for an id that is not held."""
+        points = [point_id(i) for i in passage_ids]
+        found = {record.id: payload_of(record) for record in self._retrieve(points, DIGEST_FIELDS)}
+        return [recorded_digest(found[p]) if p in found else None for p in points]
+
+    def faults(self) -> Iterator[Fault]:
+        """Yield points that are no passages of this index, such as those whose payload is lost."""
+        for record in self._scroll(True):
+            if text := point_fault(payload_of(record), cast(UUID, record.id)):
+                remove = qe.UpdateOperation.delete_points([record.id])
+                yield Fault(text, partial(self._write, remove))
+
+    def snapshot(self, folder: Path) -> None:
+        """Write a copy into a new folder; nothing changes the files while the one writer is busy with this."""
+        self.flush()
+        copy_folder(self._folder, folder)
 
     def search(
         self, queries: Representations, mode: StoreMode, k: int, *, where: Filter | None, exact: bool | None
@@ -134,22 +152,36 @@ class EdgeStore:
     def maintain(self) -> None:
         """Let the engine build its graphs and merge its segments once enough was written since the last time."""
         # Three named vectors per point; the engine counts the sparse one as indexed at once.
-        pending = (3 * len(self) - int(self._shard.info().indexed_vectors_count)) / 2
+        pending = (3 * len(self) - int(self._engine.ask("count", lambda shard: shard.info()).indexed_vectors_count)) / 2
         if pending >= max(_OPTIMIZE_LEAST, _OPTIMIZE_SHARE * len(self)):
-            self._shard.optimize()
+            self._engine.ask("optimise", lambda shard: shard.optimize())
 
     def flush(self) -> None:
         """Return when everything written is on disk."""
-        self._shard.flush()
+        self._engine.ask("flush", lambda shard: shard.flush())
 
     def close(self) -> None:
         """Flush and release the folder."""
-        self._shard.flush()
-        self._shard.close()
+        self._engine.close()
 
     def _write(self, operation: qe.UpdateOperation) -> None:
         self._length = None
-        self._shard.update(operation)
+        self._engine.ask("write", lambda shard: shard.update(operation))
+
+    def _scroll(self, payload: bool | list[str]) -> Iterator[qe.Record]:
+        offset = None
+        while True:
+            request = qe.ScrollRequest(offset=offset, limit=_SCROLL, with_payload=payload)
+            records, offset = self._engine.ask("read", lambda shard, r=request: shard.scroll(r))  # type: ignore[misc]
+            yield from records
+            if offset is None:
+                return
+
+    def _retrieve(self, points: Sequence[UUID], payload: bool | list[str], *, vectors: bool = False) -> list[qe.Record]:
+        # The engine answers twice what it is asked for twice.
+        wanted: list[int | UUID | str] = list(dict.fromkeys(points))
+        records: list[qe.Record] = self._engine.ask("read", lambda shard: shard.retrieve(wanted, payload, vectors))
+        return records
 
     def _search_sparse(self, weights: sp.csr_matrix, k: int, condition: qe.Filter | None) -> Ranking:
         if weights.nnz == 0:
@@ -177,9 +209,8 @@ class EdgeStore:
             return Ranking([], np.zeros(0))
         if exact is None:
             exact = self._affordable(mode, len(slots))
-        storage = self._manifest.storage
-        pooled = qe.Query.Nearest(queries.pooled[i].astype(storage).tolist(), using="pooled")
-        multi = qe.Query.Nearest(slots.astype(storage).tolist(), using="multi")
+        pooled = qe.Query.Nearest(queries.pooled[i].tolist(), using="pooled")
+        multi = qe.Query.Nearest(slots.tolist(), using="multi")
         wanted = max(CANDIDATES, CANDIDATES_PER_HIT * k)
 
         def request(limit: int) -> qe.QueryRequest:
@@ -203,10 +234,14 @@ class EdgeStore:
         """Return at least the k best points, and everything that ties with the k-th, so that ids can decide."""
         limit = k + 1
         while True:
-            points: list[qe.ScoredPoint] = self._shard.query(request(limit))
+            points = self._ask_best(request(limit))
             if len(points) < limit or points[-1].score < points[k - 1].score:
                 return points
             limit *= 4
+
+    def _ask_best(self, request: qe.QueryRequest) -> list[qe.ScoredPoint]:
+        points: list[qe.ScoredPoint] = self._engine.ask("search", lambda shard: shard.query(request))
+        return points
 
     def _ranking(self, points: Sequence[qe.ScoredPoint], k: int, *, exact: bool, floor: float | None) -> Ranking:
         names = self._names_of([cast(UUID, p.id) for p in points])
@@ -217,6 +252,6 @@ class EdgeStore:
         if len(self._names) > _KNOWN_NAMES:
             self._names.clear()
         if unknown := [p for p in points if p not in self._names]:
-            for record in self._shard.retrieve([*unknown], ["id"], False):
-                self._names[cast(UUID, record.id)] = payload_of(record)["id"]
+            for record in self._retrieve(unknown, ["id"]):
+                self._names[cast(UUID, record.id)] = id_of(payload_of(record), record.id)
         return [self._names[p] for p in points]

@@ -18,7 +18,7 @@ from diffretriever.representations import Representations
 def engine_config(manifest: Manifest) -> qe.EdgeConfig:
     """Return the layout of a point: which vectors it has, of what width and precision."""
     kinds = {"float16": qe.VectorStorageDatatype.Float16, "float32": qe.VectorStorageDatatype.Float32}
-    datatype = kinds[manifest.storage]
+    datatype = kinds[manifest.storage.precision]
     vectors = {}
     if manifest.dim:
         vectors["multi"] = qe.EdgeVectorParams(

@@ -6,31 +6,36 @@ it count. Deletions and new metadata are lines of the log alone. Small segments 
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
 from diffretriever.corpus import Passage
-from diffretriever.errors import IndexFormatError
+from diffretriever.errors import IndexFormatError, InputError
 from diffretriever.fusion import Ranking
 from diffretriever.index.best import Best
+from diffretriever.index.copying import copy_file, copy_folder
 from diffretriever.index.filters import Filter, matches
-from diffretriever.index.manifest import Manifest, replace_file
-from diffretriever.index.segment import Segment, merge_segments, new_segment, open_segment, write_segment
-from diffretriever.index.store import Metadata, Record, StoredPassage, StoreMode
+from diffretriever.index.manifest import Manifest, sync_folder
+from diffretriever.index.segment import (
+    Segment,
+    file_sums,
+    merge_segments,
+    new_segment,
+    open_segment,
+    write_segment,
+)
+from diffretriever.index.segment_log import LOG_FILE, LogEntry, SegmentLog
+from diffretriever.index.store import Fault, Metadata, Record, StoredPassage, StoreMode
 from diffretriever.representations import Representations
 from diffretriever.scoring import maxsim_blocks, pooled_scores, sparse_scores
 
-LOG_FILE = "log.jsonl"
 #: Above so many segments the small ones are merged.
 MAX_SEGMENTS = 8
 #: Above so many lines the log is written anew from the present state.
@@ -44,9 +49,10 @@ _PASSAGE_BLOCK, _QUERY_BLOCK, _SPARSE_VALUES = 65536, 512, 2**25
 class _Part:
     """A segment with what changes about it: which rows live, and what is derived when first asked for."""
 
-    def __init__(self, segment: Segment, name: str) -> None:
+    def __init__(self, segment: Segment, name: str, sums: Mapping[str, str]) -> None:
         self.segment = segment
         self.name = name
+        self.sums = sums
         self.live = np.ones(len(segment), dtype=np.bool_)
         self.changed: set[int] = set()
 
@@ -63,8 +69,13 @@ class _Part:
 class ExactStore:
     """Keeps segments of arrays and compares a query with every passage."""
 
-    def __init__(self, folder: Path | None, manifest: Manifest) -> None:
+    def __init__(self, folder: Path | None, manifest: Manifest, *, salvage: bool = False) -> None:
         """Open the store of a folder, new if it is empty, or one that lives in memory when there is no folder.
+
+        Args:
+            folder: the folder.
+            manifest: what it holds.
+            salvage: open what is left of a damaged one; `faults` then says what is not.
 
         Raises:
             IndexFormatError: a file is missing or damaged.
@@ -74,10 +85,14 @@ class ExactStore:
         self._parts: list[_Part] = []
         self._places: dict[str, tuple[_Part, int]] = {}
         self._count = 0
-        self._log_lines = 0
+        self._salvaged: list[str] = []
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-            self._replay(folder)
+            self._log = SegmentLog(folder)
+            if any(folder.iterdir()):
+                self._replay(folder, salvage=salvage)
+            else:
+                self._log.create()
 
     def __len__(self) -> int:
         return len(self._places)
@@ -90,21 +105,23 @@ class ExactStore:
         """Store passages; an id that exists is replaced whole."""
         if not passages:
             return
-        segment = new_segment(passages, representations, self._manifest.storage)
+        segment = new_segment(passages, representations, self._manifest)
+        self._remove_unnamed()
         name = self._next_name()
         if self._folder is not None:
-            segment = write_segment(segment, self._folder / name)
-        self._append({"segment": name})
-        self._attach(_Part(segment, name))
+            segment = write_segment(segment, self._folder / name, self._manifest)
+        sums = self._sums(name)
+        self._append(LogEntry(segment=name, sums=sums))
+        self._attach(_Part(segment, name, sums))
 
     def set_metadata(self, metadata: Mapping[str, Metadata]) -> None:
         """Replace the metadata of existing passages."""
-        self._append({"metadata": dict(metadata)})
+        self._append(LogEntry(metadata=metadata))
         self._apply_metadata(metadata)
 
     def delete(self, passage_ids: Sequence[str]) -> None:
         """Remove existing passages."""
-        self._append({"delete": list(passage_ids)})
+        self._append(LogEntry(delete=tuple(passage_ids)))
         self._apply_delete(passage_ids)
 
     def records(self, passage_ids: Sequence[str]) -> list[Record | None]:
@@ -120,6 +137,50 @@ class ExactStore:
     def get_many(self, passage_ids: Sequence[str]) -> list[StoredPassage | None]:
         """Return passages with their representations; None for an id that is not held."""
         return [self.get(i) for i in passage_ids]
+
+    def digests(self, passage_ids: Sequence[str]) -> list[bytes | None]:
+        """Return the digest recorded when each passage was written; None for an id that is not held."""
+        places = [self._places.get(i) for i in passage_ids]
+        return [None if place is None else place[0].segment.digest(place[1]) for place in places]
+
+    def faults(self) -> Iterator[Fault]:
+        """Yield what was wrong when a damaged store was opened, and files that are not as they were written."""
+        for text in self._salvaged:
+            yield Fault(text, self._forget_salvaged)
+        for part in list(self._parts):
+            for name in self._changed_files(part):
+                yield Fault(f"{part.name}/{name} is not as it was written", self._renew)
+
+    def snapshot(self, folder: Path) -> None:
+        """Write a copy into a new folder; segments never change, so they are copied file by file."""
+        if self._folder is None:
+            raise InputError("an index in memory has no files to copy; make it with a path")
+        folder.mkdir(parents=True)
+        for part in self._parts:
+            copy_folder(self._folder / part.name, folder / part.name)
+        copy_file(self._log.path, folder / LOG_FILE)
+        sync_folder(folder)
+
+    def _changed_files(self, part: _Part) -> list[str]:
+        if self._folder is None or not part.sums:
+            return []
+        try:
+            found = file_sums(self._folder / part.name)
+        except OSError as error:
+            return [str(error)]
+        return sorted(name for name in {*found, *part.sums} if found.get(name) != part.sums.get(name))
+
+    def _forget_salvaged(self) -> None:
+        if self._salvaged and self._folder is not None:
+            self._salvaged = []
+            for name in self._unnamed(self._folder):
+                (self._folder / name).rename(self._folder / f"damaged-{name}")
+            self._merge(0)
+
+    def _renew(self) -> None:
+        """Write damaged segments anew, with the rows that are left."""
+        if any(self._changed_files(part) for part in self._parts):
+            self._merge(0)
 
     def search(
         self, queries: Representations, mode: StoreMode, k: int, *, where: Filter | None, exact: bool | None
@@ -143,8 +204,8 @@ class ExactStore:
                 first = i if sizes[i] <= newer else first
                 newer += sizes[i]
             self._merge(first)
-        elif self._folder is not None and self._log_lines > MAX_LOG_LINES:
-            self._rewrite_log(self._folder, self._parts, [])
+        elif self._folder is not None and self._log.lines > MAX_LOG_LINES:
+            self._rewrite_log(self._parts, [])
 
     def flush(self) -> None:
         """Do nothing: every writing call has synchronised its files."""
@@ -193,17 +254,15 @@ class ExactStore:
     def _dense_blocks(
         self, segment: Segment, queries: Representations, mode: StoreMode
     ) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
-        """Yield (span of rows, [Q, n] scores). Queries are rounded to the storage precision, as every store does."""
-        storage = self._manifest.storage
+        """Yield (span of rows, [Q, n] scores)."""
         if mode == "multi":
-            slots = (queries.dense.astype(storage), queries.offsets)
+            slots = (queries.dense, queries.offsets)
             for span, scores in maxsim_blocks(slots, (segment.dense, segment.offsets)):
                 yield span, scores.numpy()
             return
-        pooled = queries.pooled.astype(storage)
         for start in range(0, len(segment), _PASSAGE_BLOCK):
             span = slice(start, min(start + _PASSAGE_BLOCK, len(segment)))
-            yield span, pooled_scores(pooled, segment.pooled[span]).numpy()
+            yield span, pooled_scores(queries.pooled, segment.pooled[span]).numpy()
 
     def _collect_sparse(
         self,
@@ -222,34 +281,42 @@ class ExactStore:
                 keep = eligible[rows] & (values > 0)
                 best[first + q].add(values[keep], rows[keep].astype(np.int64) + start)
 
-    def _replay(self, folder: Path) -> None:
-        """Rebuild the state from the log; a torn last line, and segments it never named, are thrown away."""
-        log = folder / LOG_FILE
-        raw = log.read_bytes() if log.is_file() else b""
-        whole = raw[: raw.rfind(b"\n") + 1]
-        if len(whole) < len(raw):
-            with log.open("r+b") as file:
-                file.truncate(len(whole))
-        try:
-            for line in whole.splitlines():
-                self._replay_entry(folder, json.loads(line))
-        except IndexFormatError:
-            raise
-        except (ValueError, KeyError, TypeError) as error:
-            raise IndexFormatError(
-                f"{log} is damaged ({error}); restore the index from a copy or rebuild it"
-            ) from error
-        self._remove_unnamed(folder)
+    def _replay(self, folder: Path, *, salvage: bool) -> None:
+        """Rebuild the state from the log."""
+        entries, problems = self._log.read()
+        if not salvage and problems:
+            raise self._log.damaged(problems)
+        if salvage and not entries:
+            entries = [LogEntry(segment=name) for name in _segment_names(folder)]
+            problems.append("deletions and new metadata since each segment was written are lost with the log")
+        for entry in entries:
+            try:
+                self._replay_entry(folder, entry, salvage=salvage)
+            except (KeyError, TypeError, AttributeError) as error:
+                problems.append(f"{self._log.path} is damaged ({error}): it changes what is not there")
+            except IndexFormatError as error:
+                problems.append(str(error))
+                if not salvage:
+                    raise
+        self._count = max([self._count, *map(int, _segment_names(folder))])
+        strangers = self._unnamed(folder) - {name for entry in entries for name in entry.replaced}
+        last = max((int(entry.segment) for entry in entries if entry.segment), default=0)
+        # A write that was cut off leaves a segment above all that count; anything else is no doing of this class.
+        if entries and (lost := sorted(name for name in strangers if int(name) < last)) and not salvage:
+            problems.append(f"{self._log.path} does not name the segments {', '.join(lost)}")
+        if problems and not salvage:
+            raise self._log.damaged(problems)
+        self._salvaged = problems
 
-    def _replay_entry(self, folder: Path, entry: Mapping[str, Any]) -> None:
-        self._log_lines += 1
-        if "segment" in entry:
-            segment = open_segment(folder / entry["segment"], self._manifest.vocabulary_size)
-            self._attach(_Part(segment, entry["segment"]))
-        elif "delete" in entry:
-            self._apply_delete(entry["delete"])
-        else:
-            self._apply_metadata(entry["metadata"])
+    def _replay_entry(self, folder: Path, entry: LogEntry, *, salvage: bool) -> None:
+        if entry.segment:
+            if not entry.segment.isdigit():
+                raise KeyError(entry.segment)
+            segment = open_segment(folder / entry.segment, self._manifest)
+            self._attach(_Part(segment, entry.segment, entry.sums))
+        held = self._places if salvage else {*entry.delete, *entry.metadata}
+        self._apply_delete([i for i in entry.delete if i in held])
+        self._apply_metadata({i: values for i, values in entry.metadata.items() if i in held})
 
     def _attach(self, part: _Part) -> None:
         for row, passage_id in enumerate(part.segment.passage_ids):
@@ -274,54 +341,58 @@ class ExactStore:
         """Replace all segments from number `first` on by one without dead rows, and shorten the log."""
         old = self._parts[first:]
         rows = [(part.segment, np.flatnonzero(part.live)) for part in old]
-        kept = self._parts[:first]
-        name = self._next_name()
-        merged = (
-            []
-            if not any(len(r) for _, r in rows)
-            else [_Part(merge_segments(rows, self._folder and self._folder / name), name)]
-        )
-        if self._folder is not None:
-            self._rewrite_log(self._folder, kept, merged)
+        kept, merged = self._parts[:first], []
+        if any(len(r) for _, r in rows):
+            name = self._next_name()
+            segment = merge_segments(rows, self._folder and self._folder / name, self._manifest)
+            merged.append(_Part(segment, name, self._sums(name)))
+        self._rewrite_log(kept, merged)
         self._parts = kept
         for part in merged:
             self._parts.append(part)
             self._places.update({i: (part, row) for row, i in enumerate(part.segment.passage_ids)})
-        if self._folder is not None:
-            self._remove_unnamed(self._folder)
+        self._remove_unnamed()
 
-    def _rewrite_log(self, folder: Path, kept: Sequence[_Part], merged: Sequence[_Part]) -> None:
+    def _rewrite_log(self, kept: Sequence[_Part], merged: Sequence[_Part]) -> None:
         """Write the log that leads to the present state: kept segments, what changed in them, the merged one."""
-        dead = {part.segment.passage_ids[r] for part in kept for r in np.flatnonzero(~part.live).tolist()}
-        # An id may be dead in one kept segment and live in a later one, which replaying brings about by itself.
-        gone = sorted(i for i in dead if i not in self._places)
-        changed = {p.segment.passage_ids[r]: p.segment.metadata[r] for p in kept for r in p.changed if p.live[r]}
-        entries: list[dict[str, object]] = [{"segment": part.name} for part in kept]
-        entries += [{"delete": gone}] if gone else []
-        entries += [{"metadata": changed}] if changed else []
-        entries += [{"segment": part.name} for part in merged]
-        replace_file(folder / LOG_FILE, "".join(json.dumps(entry) + "\n" for entry in entries))
-        self._log_lines = len(entries)
-
-    def _append(self, entry: Mapping[str, object]) -> None:
         if self._folder is None:
             return
-        with (self._folder / LOG_FILE).open("ab") as file:
-            file.write(json.dumps(entry).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        self._log_lines += 1
+        dead = {part.segment.passage_ids[r] for part in kept for r in np.flatnonzero(~part.live).tolist()}
+        # An id may be dead in one kept segment and live in a later one, which replaying brings about by itself.
+        gone = tuple(sorted(i for i in dead if i not in self._places))
+        changed = {p.segment.passage_ids[r]: p.segment.metadata[r] for p in kept for r in p.changed if p.live[r]}
+        replaced = tuple(sorted({part.name for part in self._parts} - {part.name for part in kept}))
+        entries = [LogEntry(segment=part.name, sums=part.sums) for part in kept]
+        entries += [LogEntry(delete=gone)] if gone else []
+        entries += [LogEntry(metadata=changed)] if changed else []
+        entries += [LogEntry(segment=part.name, sums=part.sums) for part in merged]
+        entries += [LogEntry(replaced=replaced)] if replaced else []
+        self._log.rewrite(entries)
+
+    def _append(self, entry: LogEntry) -> None:
+        if self._folder is not None:
+            self._log.append(entry)
+
+    def _sums(self, name: str) -> Mapping[str, str]:
+        return file_sums(self._folder / name) if self._folder is not None else {}
 
     def _next_name(self) -> str:
         # Counted even when writing then fails: a half-written folder must not be met again.
         self._count += 1
         return f"{self._count:06d}"
 
-    def _remove_unnamed(self, folder: Path) -> None:
-        named = {part.name for part in self._parts}
-        for path in folder.iterdir():
-            if path.is_dir() and path.name.isdigit() and path.name not in named:
-                shutil.rmtree(path, ignore_errors=True)
+    def _unnamed(self, folder: Path) -> set[str]:
+        return {*_segment_names(folder)} - {part.name for part in self._parts}
+
+    def _remove_unnamed(self) -> None:
+        """Remove segments that a merge replaced or a write that was cut off left; never before the first writing."""
+        if self._folder is not None:
+            for name in self._unnamed(self._folder):
+                shutil.rmtree(self._folder / name, ignore_errors=True)
+
+
+def _segment_names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name.isdigit())
 
 
 def _mask(segment: Segment, where: Filter) -> npt.NDArray[np.bool_]:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffretriever.errors import IndexFormatError
+from diffretriever.errors import IndexFormatError, InputError
+from diffretriever.index.checking import checksum_of
+from diffretriever.index.copying import copy_file
+from diffretriever.index.digests import Checksum
 from diffretriever.index.lock import LOCK_FILE, FolderLock
-from diffretriever.index.manifest import MANIFEST_FILE, Manifest
+from diffretriever.index.manifest import MANIFEST_FILE, Manifest, sync_folder
+from diffretriever.index.seal import SEAL_FILE, break_seal, read_seal, write_seal
 from diffretriever.index.store import Store
 
 _STORE = "store"
+#: Files that the command line keeps beside an index, there before the manifest.
+EXTRA_FILES = ("building.json", "prompt.json")
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,7 @@ class IndexFolder:
         try:
             # The manifest goes first and comes last: a folder with a manifest is a whole index.
             (path / MANIFEST_FILE).unlink(missing_ok=True)
+            break_seal(path)
             if (path / _STORE).exists():
                 shutil.rmtree(path / _STORE)
             store = open_store(manifest, path / _STORE)
@@ -54,8 +63,12 @@ class IndexFolder:
         return IndexFolder(path, lock, manifest, store)
 
     @staticmethod
-    def open(path: Path) -> IndexFolder:
+    def open(path: Path, *, salvage: bool = False) -> IndexFolder:
         """Open an index folder.
+
+        Args:
+            path: the folder.
+            salvage: open what is left of a damaged one, to be checked and repaired.
 
         Raises:
             IndexFormatError: it is no index, a newer one, or damaged.
@@ -65,27 +78,88 @@ class IndexFolder:
         lock = FolderLock(path)
         try:
             manifest = Manifest.read(path)
-            if not (path / _STORE).is_dir():
+            if not (path / _STORE).is_dir() or not any((path / _STORE).iterdir()):
                 raise IndexFormatError(f"{path} has lost its folder {_STORE!r}; restore it from a copy or rebuild")
-            return IndexFolder(path, lock, manifest, open_store(manifest, path / _STORE))
+            store = open_store(manifest, path / _STORE, salvage=salvage)
         except BaseException:
             lock.release()
             raise
+        folder = IndexFolder(path, lock, manifest, store)
+        try:
+            if not salvage:
+                folder._check_seal()
+        except BaseException:
+            folder.release()
+            raise
+        return folder
+
+    def sealed(self) -> Checksum | None:
+        """Return what the folder held when it was last closed, if it was not written to since."""
+        return read_seal(self.path)
+
+    def unseal(self) -> None:
+        """Prepare for writing."""
+        break_seal(self.path)
+
+    def snapshot(self, path: Path) -> None:
+        """Write a copy of the whole index into a new folder; it appears there when it is complete.
+
+        Raises:
+            InputError: there is something already.
+        """
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise InputError(f"{path} exists already; choose a new folder for the snapshot")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+        try:
+            self.store.snapshot(partial / _STORE)
+            for file in self.path.iterdir():
+                if file.is_file() and file.name not in (LOCK_FILE, SEAL_FILE) and file.suffix != ".new":
+                    copy_file(file, partial / file.name)
+            write_seal(partial, checksum_of(self.store))
+            partial.chmod(0o777 & ~_umask())
+            os.replace(partial, path)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        sync_folder(path.parent)
+
+    def _check_seal(self) -> None:
+        sealed = self.sealed()
+        if sealed is not None and len(self.store) != sealed.passages:
+            raise IndexFormatError(
+                f"{self.path} is damaged: it was closed with {sealed.passages:,} passages and holds "
+                f"{len(self.store):,}; restore it from a copy, or take what is left with `diffretriever check DIR "
+                "--repair`"
+            )
 
     def close(self) -> None:
-        """Close the store and let others open the folder."""
+        """Seal the folder, close the store and let others open the folder."""
+        try:
+            if not (self.path / SEAL_FILE).exists():
+                checksum = checksum_of(self.store)
+                self.store.flush()
+                write_seal(self.path, checksum)
+        except (IndexFormatError, OSError):
+            # Without a seal the folder opens as after a crash; whoever reads it meets what is wrong.
+            pass
+        finally:
+            self.release()
+
+    def release(self) -> None:
+        """Close the store and let others open the folder, which is left without a seal if it has none."""
         try:
             self.store.close()
         finally:
             self.lock.release()
 
 
-def open_store(manifest: Manifest, folder: Path | None) -> Store:
+def open_store(manifest: Manifest, folder: Path | None, *, salvage: bool = False) -> Store:
     """Return the store of a folder, new if the folder is empty; None keeps an exact store in memory."""
     if manifest.backend == "exact" or folder is None:
         from diffretriever.index.exact import ExactStore
 
-        return ExactStore(folder, manifest)
+        return ExactStore(folder, manifest, salvage=salvage)
     if manifest.backend == "cluster":
         raise IndexFormatError(f"{folder} belongs to an index on a server, which no folder holds; open its collection")
     from diffretriever.index.edge import EdgeStore
@@ -104,8 +178,15 @@ def _check_vacant(path: Path, overwrite: bool) -> None:
             raise IndexFormatError(f"{path} already holds an index; open it, or pass overwrite=True to replace it")
         Manifest.read(path)
         return
-    own = {LOCK_FILE, _STORE, f"{MANIFEST_FILE}.new"}
+    own = {LOCK_FILE, _STORE, SEAL_FILE, f"{MANIFEST_FILE}.new", *EXTRA_FILES}
     if strangers := sorted(p.name for p in path.iterdir() if p.name not in own):
         raise IndexFormatError(
             f"{path} is not empty and holds no index (it holds {', '.join(strangers[:3])}); choose another folder"
         )
+
+
+def _umask() -> int:
+    # There is no way to read it without setting it.
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -71,7 +71,7 @@ def create_home(
     return IndexFolder.create(Path(path), manifest, overwrite=overwrite)
 
 
-def open_home(path: str | Path) -> IndexHome:
+def open_home(path: str | Path, *, salvage: bool = False) -> IndexHome:
     """Open an index of a folder or a server; errors as in `Index.open`."""
     if is_cluster(path):
         location = ClusterLocation.parse(str(path))
@@ -79,7 +79,7 @@ def open_home(path: str | Path) -> IndexHome:
         from diffretriever.index.cluster_collection import ClusterCollection
 
         return ClusterCollection.open(location)
-    return IndexFolder.open(Path(path))
+    return IndexFolder.open(Path(path), salvage=salvage)
 
 
 def _check_extra() -> None:

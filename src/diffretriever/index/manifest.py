@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from hashlib import blake2b
 from pathlib import Path
 from typing import Literal, cast, get_args
 
 from diffretriever.errors import IndexFormatError, IndexMismatchError
+from diffretriever.index.storage import Storage
 from diffretriever.representations import Provenance, Representations
 
 MANIFEST_FILE = "manifest.json"
@@ -16,7 +19,6 @@ FORMAT = "diffretriever-index"
 FORMAT_VERSION = 1
 
 Backend = Literal["edge", "exact", "cluster"]
-Storage = Literal["float16", "float32"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Manifest:
 
     Attributes:
         backend: engine that keeps the passages; "cluster" is a server.
-        storage: precision of the stored vectors.
+        storage: in what form the vectors are stored.
         dim: width D of the dense vectors; 0 when there are none.
         vocabulary_size: number V of term ids; 0 when there are no sparse weights.
         provenance: how the representations are made.
@@ -65,7 +67,8 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Write the manifest into the folder in one step: a reader finds the old one or the new one."""
-        replace_file(folder / MANIFEST_FILE, json.dumps(self.to_mapping(), indent=1, ensure_ascii=True) + "\n")
+        about = self.to_mapping()
+        replace_file(folder / MANIFEST_FILE, json.dumps({**about, "checksum": _checksum(about)}, indent=1) + "\n")
 
     def to_mapping(self) -> dict[str, object]:
         """Return the manifest as JSON values."""
@@ -84,9 +87,12 @@ class Manifest:
             raise IndexFormatError(f"{folder} {what}; create one with Index.create")
         try:
             about = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise IndexFormatError(f"{path} cannot be read ({error}); restore it from a copy or rebuild") from error
-        return Manifest.from_mapping(about, path)
+        manifest = Manifest.from_mapping(about, path)
+        if about.pop("checksum", None) != _checksum(about):
+            raise IndexFormatError(f"{path} is not as it was written; restore it from a copy or rebuild the index")
+        return manifest
 
     @staticmethod
     def from_mapping(about: object, where: Path | str) -> Manifest:
@@ -111,15 +117,19 @@ def _parse(about: dict[str, object], where: Path | str) -> Manifest:
         given = cast(dict[str, object], about["provenance"])
         # A field of a later release of the same format is not known here, and one of an earlier is not there.
         provenance = Provenance(**{f.name: given[f.name] for f in fields(Provenance) if f.name in given})  # type: ignore[arg-type]
-        backend, storage = about["backend"], about["storage"]
-        if backend not in get_args(Backend) or storage not in get_args(Storage):
-            raise ValueError(f"backend {backend!r} with storage {storage!r} is not known")
+        backend, storage = about["backend"], Storage.from_mapping(about["storage"])
+        if backend not in get_args(Backend):
+            raise ValueError(f"backend {backend!r} is not known")
         dim, vocabulary_size = about["dim"], about["vocabulary_size"]
         if not isinstance(dim, int) or not isinstance(vocabulary_size, int):
             raise ValueError(f"dim {dim!r} and vocabulary size {vocabulary_size!r} must be whole numbers")
     except (KeyError, TypeError, ValueError) as error:
         raise IndexFormatError(f"{where} is damaged ({error}); restore it from a copy or rebuild the index") from error
-    return Manifest(cast(Backend, backend), cast(Storage, storage), dim, vocabulary_size, provenance)
+    return Manifest(cast(Backend, backend), storage, dim, vocabulary_size, provenance)
+
+
+def _checksum(about: Mapping[str, object]) -> str:
+    return blake2b(json.dumps(about, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def replace_file(path: Path, text: str) -> None:

@@ -10,7 +10,8 @@ can fall below: the engine then returns the floored sum itself.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 from uuid import UUID, uuid5
@@ -20,6 +21,8 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from diffretriever.corpus import Passage
+from diffretriever.errors import IndexFormatError
+from diffretriever.index.digests import content_digest, metadata_digest, whole_digest
 from diffretriever.index.manifest import Manifest
 from diffretriever.index.payload_filters import filter_fields
 from diffretriever.index.slot_words import word_rows, words_from_json, words_to_json
@@ -31,6 +34,9 @@ Payload = Mapping[str, str]
 
 #: The engines refuse a multivector of this many numbers.
 MULTIVECTOR_LIMIT = 1_048_576
+
+#: Parts of a payload that hold its digest.
+DIGEST_FIELDS = ["digest", "metadata_digest"]
 
 _NAMESPACE = UUID("6f2d2c4e-7b0a-5b59-9f3e-5d0c1d1f7a60")
 
@@ -75,6 +81,7 @@ def point_payload(passage: Passage, representations: Representations, i: int) ->
         "title": passage.title,
         "text": passage.text,
         "words": words_to_json(representations, i),
+        "digest": content_digest(passage, representations, i).hex(),
         **metadata_payload(passage.metadata),
     }
 
@@ -82,16 +89,63 @@ def point_payload(passage: Passage, representations: Representations, i: int) ->
 def metadata_payload(metadata: Metadata) -> dict[str, object]:
     """Return the part of the payload that holds the metadata."""
     # JSON keeps the types that the engine's payload would blur; the fields are for its filters alone.
-    return {"metadata": json.dumps(metadata), "fields": filter_fields(metadata)}
+    return {
+        "metadata": json.dumps(metadata),
+        "metadata_digest": metadata_digest(metadata).hex(),
+        "fields": filter_fields(metadata),
+    }
+
+
+def id_of(payload: Payload | None, point: object) -> str:
+    """Return the passage id of a point.
+
+    Raises:
+        IndexFormatError: the payload is damaged.
+    """
+    with _payload_of(point):
+        return cast(Payload, payload)["id"]
+
+
+def point_fault(payload: Payload | None, point: UUID) -> str:
+    """Return what is wrong with a point by its payload alone; "" if nothing is."""
+    try:
+        passage_id = id_of(payload, point)
+        record = to_record(cast(Payload, payload))
+    except IndexFormatError as error:
+        return str(error)
+    if point_id(passage_id) != point:
+        return f"point {point} says that it is the passage {passage_id!r}, which is another point"
+    fields = cast(object, cast(Payload, payload).get("fields"))
+    if fields != metadata_payload(record.passage.metadata)["fields"]:
+        return f"passage {passage_id!r} would be filtered by other metadata than it has"
+    return ""
+
+
+def recorded_digest(payload: Payload) -> bytes:
+    """Return the digest that a payload records of its passage; b"" when it records none."""
+    try:
+        return _recorded(payload)
+    except (KeyError, TypeError, ValueError):
+        return b""
+
+
+def _recorded(payload: Payload) -> bytes:
+    return whole_digest(bytes.fromhex(payload["digest"]), bytes.fromhex(payload["metadata_digest"]))
 
 
 def to_record(payload: Payload) -> Record:
     """Return what hits show of a passage."""
-    return Record(_passage(payload), word_rows(payload["words"]))
+    with _payload_of(payload.get("id") if payload else None):
+        return Record(_passage(payload), word_rows(payload["words"]))
 
 
 def to_stored(payload: Payload, vectors: PointVectors, manifest: Manifest) -> StoredPassage:
     """Return a passage with its representations."""
+    with _payload_of(payload.get("id") if payload else None):
+        return _to_stored(payload, vectors, manifest)
+
+
+def _to_stored(payload: Payload, vectors: PointVectors, manifest: Manifest) -> StoredPassage:
     # The last vector is the zero vector that `point_vectors` added.
     multi = _matrix(vectors.multi[:-1], manifest.dim)
     pooled = _matrix([vectors.pooled or [0.0] * manifest.dim], manifest.dim)
@@ -110,6 +164,17 @@ def to_stored(payload: Payload, vectors: PointVectors, manifest: Manifest) -> St
         provenance=manifest.provenance,
     )
     return StoredPassage(_passage(payload), representations)
+
+
+@contextmanager
+def _payload_of(point: object) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise IndexFormatError(
+            f"the payload of {point!r} is damaged ({type(error).__name__} {error}); repair the index with "
+            "`diffretriever check DIR --repair`, and add the passage again"
+        ) from error
 
 
 def _passage(payload: Payload) -> Passage:

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -15,14 +16,15 @@ import scipy.sparse as sp
 
 from diffretriever.corpus import Passage
 from diffretriever.errors import IndexFormatError
-from diffretriever.index.manifest import sync_folder
+from diffretriever.index.digests import SIZE, content_digest, metadata_digest, whole_digest
+from diffretriever.index.manifest import Manifest, sync_folder
 from diffretriever.index.slot_words import word_rows, words_from_json, words_to_json
 from diffretriever.index.store import Metadata, Record, StoredPassage
 from diffretriever.representations import IntArray, Provenance, Representations
 
 Array = npt.NDArray[np.generic]
 #: Names and order of the arrays of a segment; each is a .npy file on disk.
-ARRAYS = ("dense", "offsets", "pooled", "indptr", "indices", "weights", "lines")
+ARRAYS = ("dense", "offsets", "pooled", "indptr", "indices", "weights", "lines", "digests")
 _COPY_ROWS = 4096
 
 
@@ -39,6 +41,7 @@ class Segment:
         sparse: [N, V] term weights.
         lines: [N + 1] where each passage's line begins in `blob`.
         blob: JSON lines holding title, text and slot words.
+        digests: [N, 16] `digests.content_digest` of each passage.
     """
 
     passage_ids: list[str]
@@ -49,6 +52,7 @@ class Segment:
     sparse: sp.csr_matrix
     lines: IntArray
     blob: npt.NDArray[np.uint8]
+    digests: npt.NDArray[np.uint8]
 
     def __len__(self) -> int:
         return len(self.passage_ids)
@@ -72,8 +76,18 @@ class Segment:
         )
         return StoredPassage(Passage(self.passage_ids[row], text, title, self.metadata[row]), representations)
 
+    def digest(self, row: int) -> bytes:
+        """Return the digest of a passage and its present metadata."""
+        return whole_digest(self.digests[row].tobytes(), metadata_digest(self.metadata[row]))
+
     def _line(self, row: int) -> tuple[str, str, str]:
-        title, text, words = json.loads(self.blob[self.lines[row] : self.lines[row + 1]].tobytes())
+        try:
+            title, text, words = json.loads(self.blob[self.lines[row] : self.lines[row + 1]].tobytes())
+        except (ValueError, TypeError, RecursionError) as error:
+            raise IndexFormatError(
+                f"the text of passage {self.passage_ids[row]!r} is damaged ({error}); repair the index with "
+                "`diffretriever check DIR --repair`, and add the passage again"
+            ) from error
         return title, text, words
 
 
@@ -81,7 +95,7 @@ class _Allocate(Protocol):
     def __call__(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array: ...
 
 
-def new_segment(passages: Sequence[Passage], representations: Representations, storage: npt.DTypeLike) -> Segment:
+def new_segment(passages: Sequence[Passage], representations: Representations, manifest: Manifest) -> Segment:
     """Return a segment in memory."""
     lines = [
         json.dumps([p.title, p.text, words_to_json(representations, i)], separators=(",", ":")).encode() + b"\n"
@@ -90,26 +104,30 @@ def new_segment(passages: Sequence[Passage], representations: Representations, s
     return Segment(
         passage_ids=[p.passage_id for p in passages],
         metadata=[p.metadata for p in passages],
-        dense=representations.dense.astype(storage),
+        dense=representations.dense.astype(manifest.storage.precision),
         offsets=representations.offsets,
-        pooled=representations.pooled.astype(storage),
+        pooled=representations.pooled.astype(manifest.storage.precision),
         sparse=sp.csr_matrix(representations.sparse, dtype=np.float32),
         lines=_starts([len(line) for line in lines]),
         blob=np.frombuffer(b"".join(lines), dtype=np.uint8),
+        digests=np.frombuffer(
+            b"".join(content_digest(p, representations, i) for i, p in enumerate(passages)), dtype=np.uint8
+        ).reshape(len(passages), SIZE),
     )
 
 
-def write_segment(segment: Segment, folder: Path) -> Segment:
+def write_segment(segment: Segment, folder: Path, manifest: Manifest) -> Segment:
     """Write a segment into a new folder and return it memory-mapped; it is on disk when this returns."""
-    return merge_segments([(segment, np.arange(len(segment)))], folder)
+    return merge_segments([(segment, np.arange(len(segment)))], folder, manifest)
 
 
-def merge_segments(parts: Sequence[tuple[Segment, IntArray]], folder: Path | None) -> Segment:
+def merge_segments(parts: Sequence[tuple[Segment, IntArray]], folder: Path | None, manifest: Manifest) -> Segment:
     """Return one segment of the chosen rows of several, row after row.
 
     Args:
         parts: segments and the rows to keep of each.
         folder: a new folder to write to, block by block, or None to stay in memory.
+        manifest: what the index holds.
     """
     allocate: _Allocate = _in_memory
     if folder is not None:
@@ -127,6 +145,7 @@ def merge_segments(parts: Sequence[tuple[Segment, IntArray]], folder: Path | Non
     indices = allocate("indices", (int(terms.sum()),), index_type)
     weights = allocate("weights", (int(terms.sum()),), np.float32)
     blob = allocate("blob", (int(line_lengths.sum()),), np.uint8)
+    digests = allocate("digests", (count, SIZE), np.uint8)
     starts: dict[str, IntArray] = {
         "offsets": _starts(lengths),
         "indptr": _starts(terms).astype(index_type),
@@ -138,21 +157,22 @@ def merge_segments(parts: Sequence[tuple[Segment, IntArray]], folder: Path | Non
     _fill(pooled, ((s.pooled, np.arange(len(s) + 1), rows) for s, rows in parts))
     _fill(indices, ((s.sparse.indices, s.sparse.indptr, rows) for s, rows in parts))
     _fill(weights, ((s.sparse.data, s.sparse.indptr, rows) for s, rows in parts))
+    _fill(digests, ((s.digests, np.arange(len(s) + 1), rows) for s, rows in parts))
     _fill(blob, ((s.blob, s.lines, rows) for s, rows in parts))
     ids = [s.passage_ids[r] for s, rows in parts for r in rows.tolist()]
     metadata = [s.metadata[r] for s, rows in parts for r in rows.tolist()]
     if folder is None:
         sparse = sp.csr_matrix((weights, indices, starts["indptr"]), shape=(count, columns))
-        text = cast(npt.NDArray[np.uint8], blob)
-        return Segment(ids, metadata, dense, starts["offsets"], pooled, sparse, starts["lines"], text)
-    for array in (dense, pooled, indices, weights, blob):
+        text, marks = cast(npt.NDArray[np.uint8], blob), cast(npt.NDArray[np.uint8], digests)
+        return Segment(ids, metadata, dense, starts["offsets"], pooled, sparse, starts["lines"], text, marks)
+    for array in (dense, pooled, indices, weights, blob, digests):
         cast(np.memmap, array).flush()
     (folder / "keys.json").write_text(json.dumps({"ids": ids, "metadata": metadata}), encoding="utf-8")
     _synchronise(folder)
-    return open_segment(folder, columns)
+    return open_segment(folder, manifest)
 
 
-def open_segment(folder: Path, vocabulary_size: int) -> Segment:
+def open_segment(folder: Path, manifest: Manifest) -> Segment:
     """Return a segment of a folder, memory-mapped.
 
     Raises:
@@ -166,8 +186,15 @@ def open_segment(folder: Path, vocabulary_size: int) -> Segment:
         count = len(keys["ids"])
         if not count == len(keys["metadata"]) == len(arrays["pooled"]) == len(arrays["lines"]) - 1:
             raise ValueError("its files disagree on the number of passages")
-        sparse = sp.csr_matrix((arrays["weights"], arrays["indices"], arrays["indptr"]), shape=(count, vocabulary_size))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if not len(arrays["digests"]) == count or not len(arrays["offsets"]) == count + 1:
+            raise ValueError("its files disagree on the number of passages")
+        _check_spans(arrays["offsets"], len(arrays["dense"]), "vectors")
+        _check_spans(arrays["lines"], len(arrays["blob"]), "texts")
+        _check_spans(arrays["indptr"], len(arrays["indices"]), "terms")
+        sparse = sp.csr_matrix(
+            (arrays["weights"], arrays["indices"], arrays["indptr"]), shape=(count, manifest.vocabulary_size)
+        )
+    except (OSError, EOFError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise IndexFormatError(f"{folder} is damaged ({error}); restore the index from a copy or rebuild it") from error
     return Segment(
         keys["ids"],
@@ -178,7 +205,25 @@ def open_segment(folder: Path, vocabulary_size: int) -> Segment:
         sparse,
         np.asarray(arrays["lines"]),
         arrays["blob"],
+        arrays["digests"],
     )
+
+
+def file_sums(folder: Path) -> dict[str, str]:
+    """Return the BLAKE2 sum of every file of a segment, in hexadecimal digits."""
+    sums = {}
+    for path in sorted(folder.iterdir()):
+        state = blake2b(digest_size=SIZE)
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                state.update(block)
+        sums[path.name] = state.hexdigest()
+    return sums
+
+
+def _check_spans(starts: Array, end: int, what: str) -> None:
+    if starts[0] != 0 or starts[-1] != end or (np.diff(starts) < 0).any():
+        raise ValueError(f"its {what} do not lie one after the other")
 
 
 def _fill(target: Array, parts: Iterable[tuple[Array, npt.NDArray[np.integer], IntArray]]) -> None:

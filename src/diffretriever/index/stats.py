@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffretriever.index.manifest import Backend, Storage
+from diffretriever.index.manifest import Backend
+from diffretriever.index.storage import Storage
 from diffretriever.representations import Provenance
 
 
@@ -19,7 +20,7 @@ class IndexStats:
         passages: number of passages.
         dim: width of the dense vectors; 0 when there are none.
         vocabulary_size: number of term ids; 0 when there are no sparse weights.
-        storage: precision of the stored vectors.
+        storage: in what form the vectors are stored.
         disk_bytes: size of the folder on disk; 0 on a server, which does not tell.
         provenance: how the representations are made.
     """

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol
 
 from diffretriever.corpus import MetadataValue, Passage
@@ -48,12 +49,29 @@ class StoredPassage:
         return self.representations.slot_words(0)
 
 
+@dataclass(frozen=True)
+class Fault:
+    """Something that is wrong with a store.
+
+    Attributes:
+        text: what, where, in words.
+        mend: puts it right as far as that can be done; None when it cannot. Mending a lost passage forgets it, so that
+            it can be added again.
+        passage_id: the passage that it is about, when it is one and its id is known.
+    """
+
+    text: str
+    mend: Callable[[], None] | None = None
+    passage_id: str | None = None
+
+
 class Store(Protocol):
     """Keeps passages with their representations and ranks them.
 
     Ids, metadata and representations are checked by `Index` before they come here. A store is used by one process
     and one thread at a time. When the process is killed while it writes, every passage is there whole or not at all;
-    `flush` makes what was written before it survive a power cut.
+    `flush` makes what was written before it survive a power cut. The numbers that come here are those to be stored: the
+    precision of the index loses nothing more of them.
     """
 
     def __len__(self) -> int:
@@ -86,6 +104,18 @@ class Store(Protocol):
 
     def get_many(self, passage_ids: Sequence[str]) -> list[StoredPassage | None]:
         """Return passages with their representations, in order; None for an id that is not held."""
+        ...
+
+    def digests(self, passage_ids: Sequence[str]) -> list[bytes | None]:
+        """Return the `digests.passage_digest` recorded when each passage was written; None for an id not held."""
+        ...
+
+    def faults(self) -> Iterator[Fault]:
+        """Yield what is wrong in a way that only the engine can see; slow, reads everything."""
+        ...
+
+    def snapshot(self, folder: Path) -> None:
+        """Write a consistent copy of everything into a folder that does not exist."""
         ...
 
     def search(

@@ -1,0 +1,78 @@
+"""EdgeEngine: the embedded engine's shard, with its errors named.
+
+The engine raises bare `Exception`, and a `PanicException`, which is not even an Exception, when it meets files that it
+cannot make sense of. Both come out of here as errors of this package.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn, TypeVar
+
+import qdrant_edge as qe
+
+from diffretriever.errors import DiffRetrieverError, IndexFormatError, IndexLockedError
+
+T = TypeVar("T")
+
+
+class EdgeEngine:
+    """An open shard of the embedded engine."""
+
+    def __init__(self, folder: Path, config: qe.EdgeConfig) -> None:
+        """Open the shard of a folder; a new one of this layout if the folder is empty.
+
+        Raises:
+            IndexLockedError: another process holds the folder open.
+            IndexFormatError: the engine cannot read the folder.
+        """
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        new = not any(folder.iterdir())
+        try:
+            self._shard = qe.EdgeShard.create(str(folder), config) if new else qe.EdgeShard.load(str(folder))
+        except BaseException as error:
+            _raise(error, f"{folder} cannot be opened by the engine")
+
+    def ask(self, what: str, question: Callable[[qe.EdgeShard], T]) -> T:
+        """Return what the shard answers.
+
+        Args:
+            what: the request in words, for the message of an error.
+            question: the request.
+
+        Raises:
+            IndexFormatError: the files are damaged.
+            OSError: the disk is full.
+        """
+        try:
+            return question(self._shard)
+        except BaseException as error:
+            _raise(error, f"the engine failed to {what} in {self._folder}")
+
+    def close(self) -> None:
+        """Flush and release the folder."""
+        try:
+            self.ask("flush", lambda shard: shard.flush())
+        finally:
+            self.ask("close", lambda shard: shard.close())
+
+
+def _raise(error: BaseException, what: str) -> NoReturn:
+    if isinstance(error, DiffRetrieverError | OSError) or not _is_engine_error(error):
+        raise error
+    text = " ".join(str(error).split())[:300]
+    if "WouldBlock" in text:
+        raise IndexLockedError(f"{what}: it is open in another process; close it there") from error
+    if "os error 28" in text or "No space left" in text:
+        raise OSError(errno.ENOSPC, f"{what}: no space left on the disk ({text}); free some and write again") from error
+    raise IndexFormatError(
+        f"{what} ({text or type(error).__name__}); restore the index from a copy, rebuild it, or try "
+        "`diffretriever check DIR --repair`"
+    ) from error
+
+
+def _is_engine_error(error: BaseException) -> bool:
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"

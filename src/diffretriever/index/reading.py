@@ -1,0 +1,211 @@
+"""IndexReader: what an index answers without being changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Literal
+
+from typing_extensions import Self
+
+from diffretriever.encoder import Encoder
+from diffretriever.errors import InputError, PassageNotFoundError
+from diffretriever.fusion import DEPTH, FusionName
+from diffretriever.index.checking import checksum_of
+from diffretriever.index.checks import check_finite, check_id
+from diffretriever.index.codec import Codec
+from diffretriever.index.filters import Filter, parse_filter
+from diffretriever.index.folder import IndexFolder
+from diffretriever.index.hit import Hit
+from diffretriever.index.home import IndexHome
+from diffretriever.index.manifest import Manifest
+from diffretriever.index.searching import Mode, SearchOptions, search_store
+from diffretriever.index.stats import IndexStats, disk_bytes
+from diffretriever.index.store import Store, StoredPassage
+from diffretriever.representations import Representations
+
+
+class IndexReader:
+    """The reading half of `Index`."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        store: Store,
+        home: IndexHome | None,
+        encoder: Encoder | None,
+        *,
+        durable: bool = False,
+    ) -> None:
+        """Wrap an open store; use `create` or `open`."""
+        self.manifest = manifest
+        self.encoder = encoder
+        self._home = home
+        self._open_store: Store | None = store
+        self._codec = Codec(manifest.storage)
+        self._durable = durable
+
+    def get(self, passage_id: str) -> StoredPassage:
+        """Return a passage with its representations.
+
+        Raises:
+            PassageNotFoundError: the id is not there.
+        """
+        if not _is_storable(passage_id) or (stored := self._store.get(passage_id)) is None:
+            self._refuse_missing([passage_id])
+            raise AssertionError  # unreachable: the line above raises
+        return stored
+
+    def search(
+        self,
+        query: str | Representations,
+        k: int = 10,
+        mode: Mode = "hybrid",
+        *,
+        alpha: float = 0.5,
+        fusion: FusionName = "minmax",
+        where: Filter | str | None = None,
+        depth: int = DEPTH,
+        dense: Literal["multi", "single"] = "multi",
+        exact: bool | None = None,
+    ) -> list[Hit]:
+        """Return the best passages for one query, best first.
+
+        Args:
+            query: its text, or its representations.
+            k: how many; fewer come back when fewer match.
+            mode: "hybrid" (dense and sparse rankings fused), "multi" (MaxSim), "single" (pooled vectors) or "sparse"
+                (shared terms).
+            alpha: weight of the dense side in hybrid mode with fusion "minmax", 0 to 1.
+            fusion: "minmax" or "rrf".
+            where: condition on the metadata, as a filter or as text such as "year>=2020 and lang=en".
+            depth: length of the rankings that are fused.
+            dense: the dense side of hybrid mode.
+            exact: True compares with every passage, False may approximate, None decides by the size of the index.
+
+        Raises:
+            InputError: an option is out of range, or a text is given and the index was opened without an encoder.
+            IndexMismatchError: the representations were made otherwise than those of the index.
+        """
+        if isinstance(query, Representations) and len(query) != 1:
+            raise InputError(f"search takes one query, got {len(query)}; use search_batch")
+        queries = [query] if isinstance(query, str) else query
+        return self.search_batch(
+            queries, k, mode, alpha=alpha, fusion=fusion, where=where, depth=depth, dense=dense, exact=exact
+        )[0]
+
+    def search_batch(
+        self,
+        queries: Sequence[str] | Representations,
+        k: int = 10,
+        mode: Mode = "hybrid",
+        *,
+        alpha: float = 0.5,
+        fusion: FusionName = "minmax",
+        where: Filter | str | None = None,
+        depth: int = DEPTH,
+        dense: Literal["multi", "single"] = "multi",
+        exact: bool | None = None,
+    ) -> list[list[Hit]]:
+        """Return the best passages for each query; arguments and errors as in `search`."""
+        condition = parse_filter(where) if isinstance(where, str) else where
+        options = SearchOptions(k, mode, alpha, fusion, condition, depth, dense, exact)
+        options.check(self.manifest)
+        store = self._store
+        if not isinstance(queries, Representations):
+            if isinstance(queries, str):
+                raise InputError("search_batch takes a list of queries, got one text; use search")
+            queries = self._encoder("searching with text").encode_queries(list(queries))
+        self.manifest.check(queries, "queries")
+        check_finite(queries, [f"query number {i + 1}" for i in range(len(queries))])
+        return search_store(store, self._codec.queries(queries), options)
+
+    def comparable(self, queries: Representations) -> Representations:
+        """Return queries with the numbers that the index compares; products with `get` give the scores of a search."""
+        self.manifest.check(queries, "queries")
+        return self._codec.queries(queries)
+
+    def checksum(self) -> str:
+        """Return a checksum of everything the index holds; equal for equal indexes, whatever engine keeps them."""
+        return str(checksum_of(self._store))
+
+    def snapshot(self, path: str | Path) -> None:
+        """Write a copy of the index as it is now into a new folder.
+
+        The copy appears in one step when it is complete, and opens as any index does, also while this one is open and
+        written to. It is how several processes search: each opens a snapshot of its own.
+
+        Args:
+            path: a folder that does not exist, or is empty.
+
+        Raises:
+            InputError: it exists already, or the index is in memory or on a server.
+        """
+        if not isinstance(self._home, IndexFolder):
+            raise InputError("only an index in a folder has snapshots; a server makes its own")
+        self._store.flush()
+        self._home.snapshot(Path(path))
+
+    def stats(self) -> IndexStats:
+        """Return what the index holds, in numbers."""
+        m, path = self.manifest, self._home.path if self._home else None
+        size = disk_bytes(path) if isinstance(path, Path) else 0
+        return IndexStats(path, m.backend, len(self), m.dim, m.vocabulary_size, m.storage, size, m.provenance)
+
+    def close(self) -> None:
+        """Release the folder; doing so twice is harmless."""
+        store, self._open_store = self._open_store, None
+        if self._home is not None and store is not None:
+            self._home.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return len(self._store)
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the id of every passage."""
+        return self._store.ids()
+
+    def __contains__(self, passage_id: object) -> bool:
+        return isinstance(passage_id, str) and not self._missing([passage_id])
+
+    @property
+    def _store(self) -> Store:
+        if self._open_store is None:
+            raise InputError("this index is closed; open it again with Index.open")
+        return self._open_store
+
+    def _encoder(self, purpose: str) -> Encoder:
+        if self.encoder is None:
+            raise InputError(
+                f"{purpose} needs an encoder and this index was opened without one; pass it to Index.open "
+                f"(the index was made with {self.manifest.provenance.model!r}), or give representations"
+            )
+        return self.encoder
+
+    def _missing(self, passage_ids: Sequence[str]) -> list[str]:
+        storable = [i for i in passage_ids if _is_storable(i)]
+        found = {i for i, record in zip(storable, self._store.records(storable), strict=True) if record is not None}
+        return [i for i in passage_ids if i not in found]
+
+    def _refuse_missing(self, passage_ids: Sequence[str]) -> None:
+        if passage_ids:
+            shown = ", ".join(repr(i) for i in passage_ids[:5]) + (", ..." if len(passage_ids) > 5 else "")
+            raise PassageNotFoundError(f"the index holds no passage {shown}; iterate over the index for its ids")
+
+
+def _is_storable(passage_id: str) -> bool:
+    """Return whether a string can be an id at all; asking an engine for another would fail obscurely."""
+    try:
+        check_id(passage_id, "it")
+    except InputError:
+        return False
+    return True
