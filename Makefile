@@ -1,5 +1,6 @@
 # make demo    index and search the bundled SciFact collection with the bundled model; the index stays in demo-index
-# make test    run the tests
+# make test    run the tests, but for those that take minutes
+# make test-all  run all tests
 # make check   lint, formatting, types, direction of imports
 # make clean   remove the virtual environment and every cache
 #
@@ -10,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -qq -c constraints.txt
 
-.PHONY: demo test check clean
+.PHONY: demo test test-all check clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed-demo
@@ -18,6 +19,9 @@ demo: $(VENV)/.installed-demo
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest
+
+test-all: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m "slow or not slow"
 
 check: $(VENV)/.installed-test
 	$(BIN)/ruff check .

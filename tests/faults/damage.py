@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import pickle
 import random
 import shutil
 import sys
@@ -27,9 +28,9 @@ from tests.faults.writer import make_small_steps
 
 Damage = Callable[[Path, random.Random], None]
 _PATIENCE = 20.0
-#: How a case may end. "refused": opening raises IndexFormatError. "found": check reports it. "intact": every passage
-#: and search is right. "error": another named error. The others are bugs: an error without a name, a wrong answer
-#: that check does not report, a process that dies or hangs.
+#: How a case may end. "refused": opening or checking raises IndexFormatError. "found": check reports it. "intact":
+#: every passage and search is right. The others are bugs: another error, with or without a name of this package, a
+#: wrong answer that check does not report, a process that dies or hangs, code of the file that ran.
 GOOD = ("refused", "found", "intact")
 
 
@@ -96,7 +97,26 @@ def flip_bit(path: Path, rng: random.Random) -> None:
     path.write_bytes(raw)
 
 
-ONCE: tuple[Damage, ...] = (remove, empty, halve, shorten, lengthen, zero)
+class _Code:
+    """Pickled, this makes the folder "code ran" beside the index when it is unpickled."""
+
+    def __init__(self, place: str) -> None:
+        self.place = place
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, (self.place,)
+
+
+def replace_by_pickle(path: Path, rng: random.Random) -> None:
+    path.write_bytes(pickle.dumps(_Code(str(_root_of(path) / CODE_RAN))))
+
+
+def _root_of(path: Path) -> Path:
+    return next(p for p in path.parents if p.name == COPY).parent
+
+
+COPY, CODE_RAN = "copy", "code ran"
+ONCE: tuple[Damage, ...] = (remove, empty, halve, shorten, lengthen, zero, replace_by_pickle)
 
 
 def outcome(folder: Path, expected: dict[str, Passage], seed: int) -> str:
@@ -127,10 +147,10 @@ def _look(folder: Path, expected: dict[str, Passage], rng: random.Random) -> str
     try:
         try:
             index = Index.open(folder)
+            if problems := index.check().problems:
+                return f"found: {problems[0]}"
         except IndexFormatError as error:
             return f"refused: {error}"
-        if hasattr(index, "check") and (problems := index.check().problems):
-            return f"found: {problems[0]}"
         held, wrong = held_passages(index)
         if held != expected or wrong:
             return f"wrong: {len(held)} of {len(expected)} passages {(wrong or [''])[0]}"
@@ -142,18 +162,23 @@ def _look(folder: Path, expected: dict[str, Passage], rng: random.Random) -> str
         return f"unnamed: {type(error).__name__} {error}"
 
 
-def survey(backend: str, root: Path, *, flips: int, seed: int = 0) -> dict[tuple[str, str], list[str]]:
-    """Return the outcomes by file and damage."""
+def survey(
+    backend: str, root: Path, *, flips: int, sample: int | None = None, seed: int = 0
+) -> dict[tuple[str, str], list[str]]:
+    """Return the outcomes by file and damage, of all cases or of a random sample of them."""
     expected = build(root / "whole", backend)
     rng = random.Random(seed)
+    cases = [(name, damage) for name in files_of(root / "whole") for damage in (*ONCE, *[flip_bit] * flips)]
+    if sample is not None:
+        cases = rng.sample(cases, min(sample, len(cases)))
     outcomes: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for name in files_of(root / "whole"):
-        for damage in (*ONCE, *[flip_bit] * flips):
-            copy = root / "copy"
-            copy_sparse(root / "whole", copy)
-            damage(copy / name, rng)
-            outcomes[str(name), damage.__name__].append(outcome(copy, expected, rng.randrange(1 << 30)))
-            shutil.rmtree(copy)
+    for name, damage in cases:
+        copy = root / COPY
+        copy_sparse(root / "whole", copy)
+        damage(copy / name, rng)
+        said = outcome(copy, expected, rng.randrange(1 << 30))
+        outcomes[str(name), damage.__name__].append("code ran" if (root / CODE_RAN).exists() else said)
+        shutil.rmtree(copy)
     return outcomes
 
 
@@ -184,13 +209,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backend", choices=["edge", "exact"], default="edge")
     parser.add_argument("--flips", type=int, default=20)
+    parser.add_argument("--sample", type=int, help="only so many cases, chosen at random")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     import torch
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as root:
-        outcomes = survey(options.backend, Path(root), flips=options.flips, seed=options.seed)
+        outcomes = survey(options.backend, Path(root), flips=options.flips, sample=options.sample, seed=options.seed)
     total: Counter[str] = Counter()
     for (name, damage), said in outcomes.items():
         words = Counter(s.split(":")[0] for s in said)

@@ -26,14 +26,19 @@ def random_text(rng: random.Random) -> str:
     return " ".join(rng.choices(WORDS, k=rng.choice([0, 1, 3, 6, 12])))
 
 
-def held_passages(index: Index) -> tuple[dict[str, Passage], list[str]]:
-    """Return every passage, and a line for each whose numbers are not those of its text."""
+def held_passages(index: Index, *, words: bool = True) -> tuple[dict[str, Passage], list[str]]:
+    """Return every passage, and a line for each whose numbers are not those of its text.
+
+    Args:
+        index: an open index.
+        words: whether one word per slot was stored.
+    """
     encoder, wrong = make_encoder(), []
     stored = {passage_id: index.get(passage_id) for passage_id in index}
     held = {passage_id: found.passage for passage_id, found in stored.items()}
     if len(index) != len(held):
         wrong.append(f"torn: the index counts {len(index)} passages and lists {len(held)}")
-    expected = encoder.encode_passages(list(held.values()), words=1)
+    expected = encoder.encode_passages(list(held.values()), words=int(words))
     for row, (passage_id, found) in enumerate(stored.items()):
         one, wanted = found.representations, expected.select([row])
         same = (

@@ -16,7 +16,7 @@ import pytest
 from diffretriever import DiffRetriever
 from diffretriever.corpus import Passage
 from diffretriever.errors import CheckpointError, DiffRetrieverError, IndexFormatError, InputError
-from diffretriever.index import Index
+from diffretriever.index import Index, manifest
 from diffretriever.representations import Representations
 from tests.faults.inspection import make_encoder
 
@@ -189,18 +189,23 @@ def test_a_log_that_names_a_folder_elsewhere_is_refused(index_folder, name):
     assert sorted(p.name for p in other.iterdir()) == before
 
 
+def forge_manifest(folder, about):
+    """Write a manifest with the checksum that belongs to it, as somebody who means harm would."""
+    about.pop("checksum", None)
+    (folder / "manifest.json").write_text(json.dumps({**about, "checksum": manifest._checksum(about)}))
+
+
 def test_a_manifest_cannot_lead_elsewhere(index_folder, tmp_path):
     """Whatever paths a manifest holds, only the folder itself is opened and written."""
-    path = index_folder / "manifest.json"
-    about = json.loads(path.read_text())
+    about = json.loads((index_folder / "manifest.json").read_text())
     (tmp_path / "elsewhere").mkdir()
-    path.write_text(json.dumps(about | {"store": "../elsewhere", "path": "/", "folder": str(tmp_path / "elsewhere")}))
+    forge_manifest(index_folder, about | {"store": "../elsewhere", "path": "/", "folder": str(tmp_path / "elsewhere")})
     with Index.open(index_folder, make_encoder()) as index:
         index.add([Passage("c", "star")])
         assert len(index) == 3
     assert list((tmp_path / "elsewhere").iterdir()) == []
     for backend in ("../../evil", "os.system", "__import__('os')"):
-        path.write_text(json.dumps(about | {"backend": backend}))
+        forge_manifest(index_folder, about | {"backend": backend})
         with pytest.raises(IndexFormatError, match="damaged"):
             Index.open(index_folder)
 

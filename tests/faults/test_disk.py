@@ -1,0 +1,171 @@
+"""A disk that is full or cannot be written, and a clock that goes back."""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import diffretriever.index
+from diffretriever.corpus import Passage
+from diffretriever.errors import DiffRetrieverError
+from diffretriever.index import Index
+from tests.faults.children import run
+from tests.faults.inspection import held_passages, make_encoder
+
+Mount = Callable[[str], Path]
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Mount]:
+    """Give a function that mounts a disk with some options; skipped where only root may mount and we are not root."""
+    place = tmp_path / "disk"
+    place.mkdir()
+
+    def mounted(options: str) -> Path:
+        command = ["mount", "-t", "tmpfs", "-o", options, "none", str(place)]
+        if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode:
+            pytest.skip("no disk can be mounted here; run as root to test this")
+        return place
+
+    yield mounted
+    subprocess.run(["umount", str(place)], capture_output=True, check=False)
+
+
+def remount(place: Path, options: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{options}", str(place)], check=True, capture_output=True)
+
+
+FILL = """
+folder, backend = Path(sys.argv[1]), sys.argv[2]
+index = Index.create(folder, make_encoder(), backend=backend)
+batch = 0
+while True:
+    try:
+        index.add([Passage(f"{batch}-{i}", f"w{batch % 30} " * 12000) for i in range(20)], words=0)
+    except (DiffRetrieverError, OSError) as error:
+        print("refused", type(error).__name__, error)
+        break
+    print("added", batch, flush=True)
+    batch += 1
+if batch:
+    print("still readable", len(index), index.get("0-0").passage.passage_id, len(index.search("w1", 3, "sparse")))
+try:
+    index.delete(["0-0"])
+    print("deleted")
+except (DiffRetrieverError, OSError) as error:
+    print("delete refused", type(error).__name__)
+try:
+    index.close()
+except (DiffRetrieverError, OSError) as error:
+    print("close refused", type(error).__name__)
+"""
+
+
+@pytest.mark.parametrize(("backend", "size"), [("exact", "4m"), ("edge", "4m"), ("edge", "100m")])
+def test_a_full_disk_is_said_and_loses_nothing(mount, backend, size):
+    disk = mount(f"size={size}")
+    said = run(FILL, disk / "index", backend)
+    assert any(line.startswith("refused") for line in said)
+    added = {f"{line.split()[1]}-{i}" for line in said if line.startswith("added") for i in range(20)}
+    assert bool(added) == (size != "4m" or backend == "exact")
+    assert any(line.startswith("still readable") for line in said) or not added
+    gone = {"0-0"} if "deleted" in said else set()
+    remount(disk, "size=400m")
+    with Index.open(disk / "index", make_encoder()) as index:
+        held, wrong = held_passages(index, words=False)
+        assert wrong == []
+        # A deletion that was refused may have happened, like any write that did not return.
+        assert added - held.keys() <= {"0-0"}
+        assert gone.isdisjoint(held)
+        assert index.check().problems == ()
+        index.add([Passage("new", "w1")])
+        assert "new" in index
+
+
+def test_a_disk_that_cannot_be_written_is_said(mount, backend):
+    disk = mount("size=400m")
+    with Index.create(disk / "index", make_encoder(), backend=backend) as index:
+        index.add([Passage("a", "w1")])
+    remount(disk, "ro")
+    for work in (
+        lambda: Index.open(disk / "index", make_encoder()),
+        lambda: Index.create(disk / "index", make_encoder(), backend=backend, overwrite=True),
+        lambda: Index.create(disk / "new", make_encoder(), backend=backend),
+    ):
+        with pytest.raises((OSError, DiffRetrieverError), match=str(disk)):
+            work()
+    remount(disk, "rw")
+    with Index.open(disk / "index", make_encoder()) as index:
+        assert list(index) == ["a"]
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission_is_said(tmp_path, backend):
+    with Index.create(tmp_path / "index", make_encoder(), backend=backend) as index:
+        index.add([Passage("a", "w1")])
+    for path in [*(tmp_path / "index").rglob("*"), tmp_path / "index"]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    try:
+        with pytest.raises((OSError, DiffRetrieverError), match="index"):
+            Index.open(tmp_path / "index", make_encoder())
+    finally:
+        for path in [tmp_path / "index", *(tmp_path / "index").rglob("*")]:
+            path.chmod(0o777)
+
+
+CHANGE = """
+from tests.faults.test_disk import change
+change(Path(sys.argv[1]), int(sys.argv[2]))
+"""
+
+
+def change(folder: Path, year: int) -> None:
+    with Index.open(folder, make_encoder()) as index:
+        index.add([Passage(f"p{i}", f"w{i % 7} w{year}") for i in range(40)], words=1)
+        index.delete([f"p{i}" for i in range(year, 40, 5)])
+
+
+def expect(folder: Path, year: int) -> None:
+    with Index.open(folder, make_encoder()) as index:
+        held, wrong = held_passages(index)
+        assert wrong == []
+        assert held.keys() == {f"p{i}" for i in range(40) if i < year or (i - year) % 5}
+        assert all(p.text.endswith(f" w{year}") for p in held.values())
+        assert index.check().problems == ()
+
+
+@pytest.mark.skipif(shutil.which("faketime") is None, reason="the command faketime (libfaketime) is not installed")
+def test_a_clock_that_goes_back_changes_nothing(tmp_path, backend):
+    folder = tmp_path / "index"
+    Index.create(folder, make_encoder(), backend=backend).close()
+    for year, clock in enumerate(["2040-06-01 00:00:00", "2004-02-29 23:59:59"]):
+        run(CHANGE, folder, year, before=("faketime", clock))
+        expect(folder, year)
+
+
+def test_files_from_the_future_are_files(tmp_path, backend):
+    folder = tmp_path / "index"
+    Index.create(folder, make_encoder(), backend=backend).close()
+    for year, stamp in enumerate([4_000_000_000, 86_400, 4_100_000_000]):
+        change(folder, year)
+        for path in folder.rglob("*"):
+            os.utime(path, (stamp, stamp))
+        expect(folder, year)
+
+
+def test_no_index_code_asks_for_the_time():
+    package = Path(diffretriever.index.__file__).parent
+    clocks = {"time", "datetime", "st_mtime", "st_ctime", "getmtime", "getctime"}
+    # A server is asked again after a pause; that measures a span and compares no dates.
+    for path in [p for p in package.glob("*.py") if not p.name.startswith(("cluster", "uploads", "transfer"))]:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        names |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        names |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        assert clocks.isdisjoint(names), path.name

@@ -1,0 +1,130 @@
+"""Much of everything: one id many times, many passages, a long passage, many fields, many writers."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from diffretriever.corpus import Passage
+from diffretriever.errors import IndexLockedError
+from diffretriever.index import Equals, Index, Range
+from tests.faults.children import ROOT, finish, start
+from tests.faults.inspection import WORDS, make_encoder
+from tests.index.hashing import HashEncoder
+
+TAKE_TURNS = """
+folder, name = Path(sys.argv[1]), sys.argv[2]
+added = refused = 0
+while added < 4:
+    try:
+        with Index.open(folder, make_encoder()) as index:
+            index.add([Passage(f"{name}-{added}", f"w{added} {name}")])
+            added += 1
+    except IndexLockedError:
+        refused += 1
+print(refused)
+"""
+
+
+def test_writers_that_run_at_once_take_turns(tmp_path, backend):
+    Index.create(tmp_path / "index", make_encoder(), backend=backend).close()
+    processes = [start(TAKE_TURNS, tmp_path / "index", name) for name in ("a", "b")]
+    for process in processes:
+        finish(process)
+    with Index.open(tmp_path / "index") as index:
+        assert set(index) == {f"{name}-{i}" for name in "ab" for i in range(4)}
+        with pytest.raises(IndexLockedError, match="close it there"):
+            Index.open(tmp_path / "index")
+
+
+READ_SNAPSHOT = """
+with Index.open(Path(sys.argv[1]), make_encoder()) as index:
+    held, wrong = held_passages(index)
+    assert not wrong, wrong
+    print(len(held), {p.text for p in held.values()})
+"""
+
+
+def test_a_snapshot_is_read_while_the_index_is_written(tmp_path, backend):
+    with Index.create(tmp_path / "index", make_encoder(), backend=backend) as index:
+        index.add([Passage(f"p{i}", "w1") for i in range(60)], words=1)
+        index.snapshot(tmp_path / "copy")
+        reader = start(READ_SNAPSHOT, tmp_path / "copy")
+        while reader.poll() is None:  # this process writes for as long as the other reads
+            index.add([Passage(f"p{i}", "w2") for i in range(60)], words=1)
+            index.delete(["p0"])
+        assert finish(reader) == ["60 {'w1'}"]
+        assert {index.get(i).passage.text for i in index} == {"w2"}
+
+
+def add_one_id(folder, backend, times):
+    with Index.create(folder, make_encoder(), backend=backend) as index:
+        most = 0
+        for i in range(times):
+            index.add([Passage("same", f"w{i % 40}", metadata={"n": i})], words=1)
+            most = max(most, sum(1 for _ in folder.rglob("*")))
+        assert len(index) == 1
+        assert [hit.passage_id for hit in index.search(f"w{(times - 1) % 40}", mode="sparse")] == ["same"]
+        assert index.search(f"w{times % 40}", mode="sparse") == []
+        size = index.stats().disk_bytes
+    with Index.open(folder) as index:
+        assert list(index) == ["same"]
+        assert index.get("same").passage.metadata == {"n": times - 1}
+        assert index.check().problems == ()
+    return most, size
+
+
+def test_adding_one_id_again_and_again_keeps_the_index_small(tmp_path, backend):
+    files, size = add_one_id(tmp_path / "index", backend, 80)
+    assert files < 200
+    assert size < 5e6
+
+
+@pytest.mark.slow
+def test_ten_thousand_adds_of_one_id(tmp_path, backend):
+    files, size = add_one_id(tmp_path / "index", backend, 10_000)
+    assert files < 200
+    assert size < 50e6
+
+
+def test_a_passage_of_ten_megabytes(tmp_path, backend):
+    text = " ".join(WORDS) + " " + "word🌙 \x00\n" * (10_000_000 // 10)
+    passages = [Passage("long", text, "title " * 1000), Passage("short", "moon")]
+    with Index.create(tmp_path / "index", HashEncoder(), backend=backend) as index:
+        index.add(passages)
+    with Index.open(tmp_path / "index", HashEncoder()) as index:
+        assert index.get("long").passage == passages[0]
+        assert index.search("w3", 1)[0].text == text
+        index.set_metadata({"long": {"n": 1}})
+        assert index.search("w3", 1, where=Equals("n", 1))[0].passage_id == "long"
+        assert index.check().problems == ()
+        assert index.delete("long") == 1
+    with Index.open(tmp_path / "index") as index:
+        assert list(index) == ["short"]
+
+
+def test_five_thousand_fields_of_metadata(tmp_path, backend):
+    values = ["x", 1, 2.5, True, ["a", "b"], ""]
+    metadata = {f"field {i} é.[]": values[i % 6] if i % 6 != 1 else i for i in range(5000)}
+    with Index.create(tmp_path / "index", HashEncoder(), backend=backend) as index:
+        index.add([Passage("many", "moon", metadata=metadata), Passage("few", "moon", metadata={"field 1 é.[]": 0})])
+        index.set_metadata({"few": {**metadata, "field 4999 é.[]": 0}})
+        index.set_metadata({"few": {"field 1 é.[]": 0}})
+    with Index.open(tmp_path / "index", HashEncoder()) as index:
+        assert index.get("many").passage.metadata == metadata
+        for where in (
+            Equals("field 4996 é.[]", "b"),
+            Range("field 4999 é.[]", gte=4999),
+            Equals("field 4995 é.[]", True),
+        ):
+            assert [hit.passage_id for hit in index.search("moon", where=where)] == ["many"]
+        assert index.check().problems == ()
+
+
+@pytest.mark.slow
+def test_a_million_tiny_passages_in_bounded_memory(tmp_path, backend):
+    command = [sys.executable, "-m", "tests.faults.million", "--backend", backend, "--folder", str(tmp_path / "index")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
