@@ -101,6 +101,9 @@ def test_damage_is_reported(tmp_path, encoder):
     with Index.create(tmp_path, encoder) as index:
         index.add([Passage("a", "moon")])
     (tmp_path / "store" / "edge_config.json").write_text("{")
+    with pytest.raises(IndexFormatError, match=r"edge_config.json is not as it was since the index was closed"):
+        Index.open(tmp_path, encoder)
+    (tmp_path / "seal.json").unlink()
     with pytest.raises(IndexFormatError, match="cannot be opened by the engine"):
         Index.open(tmp_path, encoder)
 

@@ -34,6 +34,7 @@ from diffretriever.index.points import (
     recorded_digest,
     to_record,
 )
+from diffretriever.index.stats import disk_bytes
 from diffretriever.index.store import Fault, Metadata, Record, StoredPassage, StoreMode
 from diffretriever.representations import Representations
 
@@ -44,6 +45,8 @@ EXACT_MULTI_WORK, EXACT_SINGLE_WORK = 10**9, 10**8
 CANDIDATES, CANDIDATES_PER_HIT = 1000, 4
 #: Most numbers of one write: bounds the write-ahead log's entries.
 _WRITE_NUMBERS = 2_000_000
+#: How often about a write goes to disk: its log, its points, and what the files reserve.
+_WRITE_COPIES = 4
 _OPTIMIZE_LEAST, _OPTIMIZE_SHARE = 1000, 0.1
 _SCROLL = 1000
 _KNOWN_NAMES = 1_000_000
@@ -89,12 +92,12 @@ class EdgeStore:
         numbers = 0
         for i, passage in enumerate(passages):
             points.append(to_point(passage, representations, i, representations.vectors(i)))
-            numbers += int(sizes[i])
+            numbers += int(sizes[i]) + len(passage.text)
             if numbers >= _WRITE_NUMBERS:
-                self._write(qe.UpdateOperation.upsert_points(points))
+                self._write(qe.UpdateOperation.upsert_points(points), 4 * numbers)
                 points, numbers = [], 0
         if points:
-            self._write(qe.UpdateOperation.upsert_points(points))
+            self._write(qe.UpdateOperation.upsert_points(points), 4 * numbers)
 
     def set_metadata(self, metadata: Mapping[str, Metadata]) -> None:
         """Replace the metadata of existing passages."""
@@ -154,6 +157,7 @@ class EdgeStore:
         # Three named vectors per point; the engine counts the sparse one as indexed at once.
         pending = (3 * len(self) - int(self._engine.ask("count", lambda shard: shard.info()).indexed_vectors_count)) / 2
         if pending >= max(_OPTIMIZE_LEAST, _OPTIMIZE_SHARE * len(self)):
+            self._engine.check_space(disk_bytes(self._folder))
             self._engine.ask("optimise", lambda shard: shard.optimize())
 
     def flush(self) -> None:
@@ -164,7 +168,8 @@ class EdgeStore:
         """Flush and release the folder."""
         self._engine.close()
 
-    def _write(self, operation: qe.UpdateOperation) -> None:
+    def _write(self, operation: qe.UpdateOperation, size: int = 0) -> None:
+        self._engine.check_space(_WRITE_COPIES * size)
         self._length = None
         self._engine.ask("write", lambda shard: shard.update(operation))
 

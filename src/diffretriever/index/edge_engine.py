@@ -7,6 +7,7 @@ cannot make sense of. Both come out of here as errors of this package.
 from __future__ import annotations
 
 import errno
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn, TypeVar
@@ -16,6 +17,8 @@ import qdrant_edge as qe
 from diffretriever.errors import DiffRetrieverError, IndexFormatError, IndexLockedError
 
 T = TypeVar("T")
+#: Bytes that must stay free beside those of a write.
+SPARE_BYTES = 2**26
 
 
 class EdgeEngine:
@@ -51,6 +54,23 @@ class EdgeEngine:
             return question(self._shard)
         except BaseException as error:
             _raise(error, f"the engine failed to {what} in {self._folder}")
+
+    def check_space(self, size: int) -> None:
+        """Raise unless the disk has room for `size` more bytes and what the engine writes beside them.
+
+        The engine writes to maps of files that have holes, and a process that does so on a full disk is ended by the
+        system before anyone can say why.
+
+        Raises:
+            OSError: it has not.
+        """
+        free, needed = shutil.disk_usage(self._folder).free, size + SPARE_BYTES
+        if free < needed:
+            raise OSError(
+                errno.ENOSPC,
+                f"no space left for {self._folder}: {free:,} bytes are free and this write may need {needed:,}; free "
+                "some and write again",
+            )
 
     def close(self) -> None:
         """Flush and release the folder."""

@@ -7,24 +7,21 @@ it count. Deletions and new metadata are lines of the log alone. Small segments 
 from __future__ import annotations
 
 import shutil
-from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
-import scipy.sparse as sp
 
 from diffretriever.corpus import Passage
 from diffretriever.errors import IndexFormatError, InputError
 from diffretriever.fusion import Ranking
-from diffretriever.index.best import Best
 from diffretriever.index.copying import copy_file, copy_folder
-from diffretriever.index.filters import Filter, matches
+from diffretriever.index.exact_search import search_parts
+from diffretriever.index.filters import Filter
 from diffretriever.index.manifest import Manifest, sync_folder
+from diffretriever.index.part import Part
 from diffretriever.index.segment import (
-    Segment,
     file_sums,
     merge_segments,
     new_segment,
@@ -34,7 +31,6 @@ from diffretriever.index.segment import (
 from diffretriever.index.segment_log import LOG_FILE, LogEntry, SegmentLog
 from diffretriever.index.store import Fault, Metadata, Record, StoredPassage, StoreMode
 from diffretriever.representations import Representations
-from diffretriever.scoring import maxsim_blocks, pooled_scores, sparse_scores
 
 #: Above so many segments the small ones are merged.
 MAX_SEGMENTS = 8
@@ -42,28 +38,8 @@ MAX_SEGMENTS = 8
 MAX_LOG_LINES = 1000
 #: Share of dead rows above which everything is merged, once there are at least so many.
 _DEAD_SHARE, _DEAD_LEAST = 0.2, 256
-#: Passages or queries scored at once, and most sparse scores held at once.
-_PASSAGE_BLOCK, _QUERY_BLOCK, _SPARSE_VALUES = 65536, 512, 2**25
-
-
-class _Part:
-    """A segment with what changes about it: which rows live, and what is derived when first asked for."""
-
-    def __init__(self, segment: Segment, name: str, sums: Mapping[str, str]) -> None:
-        self.segment = segment
-        self.name = name
-        self.sums = sums
-        self.live = np.ones(len(segment), dtype=np.bool_)
-        self.changed: set[int] = set()
-
-    @cached_property
-    def has_vectors(self) -> npt.NDArray[np.bool_]:
-        return np.diff(self.segment.offsets) > 0
-
-    @cached_property
-    def postings(self) -> sp.csr_matrix:
-        """[V, N] term weights: the inverted index."""
-        return sp.csr_matrix(self.segment.sparse.T)
+#: Queries scored at once.
+_QUERY_BLOCK = 512
 
 
 class ExactStore:
@@ -82,8 +58,8 @@ class ExactStore:
         """
         self._folder = folder
         self._manifest = manifest
-        self._parts: list[_Part] = []
-        self._places: dict[str, tuple[_Part, int]] = {}
+        self._parts: list[Part] = []
+        self._places: dict[str, tuple[Part, int]] = {}
         self._count = 0
         self._salvaged: list[str] = []
         if folder is not None:
@@ -108,11 +84,12 @@ class ExactStore:
         segment = new_segment(passages, representations, self._manifest)
         self._remove_unnamed()
         name = self._next_name()
-        if self._folder is not None:
-            segment = write_segment(segment, self._folder / name, self._manifest)
-        sums = self._sums(name)
-        self._append(LogEntry(segment=name, sums=sums))
-        self._attach(_Part(segment, name, sums))
+        with self._discarding(name):
+            if self._folder is not None:
+                segment = write_segment(segment, self._folder / name, self._manifest)
+            sums = self._sums(name)
+            self._append(LogEntry(segment=name, sums=sums))
+        self._attach(Part(segment, name, sums))
 
     def set_metadata(self, metadata: Mapping[str, Metadata]) -> None:
         """Replace the metadata of existing passages."""
@@ -161,7 +138,7 @@ class ExactStore:
         copy_file(self._log.path, folder / LOG_FILE)
         sync_folder(folder)
 
-    def _changed_files(self, part: _Part) -> list[str]:
+    def _changed_files(self, part: Part) -> list[str]:
         if self._folder is None or not part.sums:
             return []
         try:
@@ -188,7 +165,7 @@ class ExactStore:
         """Return the k best passages of each query; always exact, whatever `exact` says."""
         found: list[Ranking] = []
         for start in range(0, len(queries), _QUERY_BLOCK):
-            found.extend(self._search_block(queries.select(slice(start, start + _QUERY_BLOCK)), mode, k, where))
+            found.extend(search_parts(self._parts, queries.select(slice(start, start + _QUERY_BLOCK)), mode, k, where))
         return found
 
     def maintain(self) -> None:
@@ -213,73 +190,6 @@ class ExactStore:
     def close(self) -> None:
         """Let go of the memory maps."""
         self._parts, self._places = [], {}
-
-    def _search_block(self, queries: Representations, mode: StoreMode, k: int, where: Filter | None) -> list[Ranking]:
-        best = [Best(k) for _ in range(len(queries))]
-        starts = [0]
-        for part in self._parts:
-            eligible = part.live if where is None else part.live & _mask(part.segment, where)
-            if mode == "sparse":
-                self._collect_sparse(part, queries, eligible, starts[-1], best)
-            else:
-                eligible = eligible & part.has_vectors
-                if eligible.any():
-                    self._collect_dense(part, queries, mode, eligible, starts[-1], best)
-            starts.append(starts[-1] + len(part.segment))
-
-        def name(position: int) -> str:
-            i = bisect_right(starts, position) - 1
-            return self._parts[i].segment.passage_ids[position - starts[i]]
-
-        return [b.ranking(name, floor=0.0 if mode == "sparse" else None) for b in best]
-
-    def _collect_dense(
-        self,
-        part: _Part,
-        queries: Representations,
-        mode: StoreMode,
-        eligible: npt.NDArray[np.bool_],
-        start: int,
-        best: Sequence[Best],
-    ) -> None:
-        # A query without vectors finds nothing, rather than everything with score 0.
-        asking = np.flatnonzero(np.diff(queries.offsets))
-        if not len(asking):
-            return
-        for span, scores in self._dense_blocks(part.segment, queries, mode):
-            rows = np.flatnonzero(eligible[span])
-            for q in asking.tolist():
-                best[q].add(scores[q, rows], rows + (span.start + start))
-
-    def _dense_blocks(
-        self, segment: Segment, queries: Representations, mode: StoreMode
-    ) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
-        """Yield (span of rows, [Q, n] scores)."""
-        if mode == "multi":
-            slots = (queries.dense, queries.offsets)
-            for span, scores in maxsim_blocks(slots, (segment.dense, segment.offsets)):
-                yield span, scores.numpy()
-            return
-        for start in range(0, len(segment), _PASSAGE_BLOCK):
-            span = slice(start, min(start + _PASSAGE_BLOCK, len(segment)))
-            yield span, pooled_scores(queries.pooled, segment.pooled[span]).numpy()
-
-    def _collect_sparse(
-        self,
-        part: _Part,
-        queries: Representations,
-        eligible: npt.NDArray[np.bool_],
-        start: int,
-        best: Sequence[Best],
-    ) -> None:
-        step = max(1, _SPARSE_VALUES // len(part.segment))
-        for first in range(0, len(queries), step):
-            scores = sparse_scores(queries.sparse[first : first + step], part.postings)
-            for q in range(scores.shape[0]):
-                span = slice(scores.indptr[q], scores.indptr[q + 1])
-                rows, values = scores.indices[span], scores.data[span]
-                keep = eligible[rows] & (values > 0)
-                best[first + q].add(values[keep], rows[keep].astype(np.int64) + start)
 
     def _replay(self, folder: Path, *, salvage: bool) -> None:
         """Rebuild the state from the log."""
@@ -313,12 +223,12 @@ class ExactStore:
             if not entry.segment.isdigit():
                 raise KeyError(entry.segment)
             segment = open_segment(folder / entry.segment, self._manifest)
-            self._attach(_Part(segment, entry.segment, entry.sums))
+            self._attach(Part(segment, entry.segment, entry.sums))
         held = self._places if salvage else {*entry.delete, *entry.metadata}
         self._apply_delete([i for i in entry.delete if i in held])
         self._apply_metadata({i: values for i, values in entry.metadata.items() if i in held})
 
-    def _attach(self, part: _Part) -> None:
+    def _attach(self, part: Part) -> None:
         for row, passage_id in enumerate(part.segment.passage_ids):
             if (old := self._places.pop(passage_id, None)) is not None:
                 old[0].live[old[1]] = False
@@ -344,16 +254,19 @@ class ExactStore:
         kept, merged = self._parts[:first], []
         if any(len(r) for _, r in rows):
             name = self._next_name()
-            segment = merge_segments(rows, self._folder and self._folder / name, self._manifest)
-            merged.append(_Part(segment, name, self._sums(name)))
-        self._rewrite_log(kept, merged)
+            with self._discarding(name):
+                segment = merge_segments(rows, self._folder and self._folder / name, self._manifest)
+                merged.append(Part(segment, name, self._sums(name)))
+                self._rewrite_log(kept, merged)
+        else:
+            self._rewrite_log(kept, merged)
         self._parts = kept
         for part in merged:
             self._parts.append(part)
             self._places.update({i: (part, row) for row, i in enumerate(part.segment.passage_ids)})
         self._remove_unnamed()
 
-    def _rewrite_log(self, kept: Sequence[_Part], merged: Sequence[_Part]) -> None:
+    def _rewrite_log(self, kept: Sequence[Part], merged: Sequence[Part]) -> None:
         """Write the log that leads to the present state: kept segments, what changed in them, the merged one."""
         if self._folder is None:
             return
@@ -372,6 +285,16 @@ class ExactStore:
     def _append(self, entry: LogEntry) -> None:
         if self._folder is not None:
             self._log.append(entry)
+
+    @contextmanager
+    def _discarding(self, name: str) -> Iterator[None]:
+        """Remove a segment again when writing it fails, so that it does not fill a disk that is full."""
+        try:
+            yield
+        except BaseException:
+            if self._folder is not None:
+                shutil.rmtree(self._folder / name, ignore_errors=True)
+            raise
 
     def _sums(self, name: str) -> Mapping[str, str]:
         return file_sums(self._folder / name) if self._folder is not None else {}
@@ -393,7 +316,3 @@ class ExactStore:
 
 def _segment_names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name.isdigit())
-
-
-def _mask(segment: Segment, where: Filter) -> npt.NDArray[np.bool_]:
-    return np.fromiter((matches(where, m) for m in segment.metadata), dtype=np.bool_, count=len(segment))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from diffretriever.index.copying import copy_file
 from diffretriever.index.digests import Checksum
 from diffretriever.index.lock import LOCK_FILE, FolderLock
 from diffretriever.index.manifest import MANIFEST_FILE, Manifest, sync_folder
-from diffretriever.index.seal import SEAL_FILE, break_seal, read_seal, write_seal
+from diffretriever.index.seal import SEAL_FILE, Seal, break_seal, small_files
 from diffretriever.index.store import Store
 
 _STORE = "store"
@@ -80,6 +81,10 @@ class IndexFolder:
             manifest = Manifest.read(path)
             if not (path / _STORE).is_dir() or not any((path / _STORE).iterdir()):
                 raise IndexFormatError(f"{path} has lost its folder {_STORE!r}; restore it from a copy or rebuild")
+            if not salvage and (seal := Seal.read(path)) and seal.files:
+                seal.check_files(path / _STORE)
+                # The engine changes them when it opens, and may then be killed.
+                Seal(seal.checksum).write(path)
             store = open_store(manifest, path / _STORE, salvage=salvage)
         except BaseException:
             lock.release()
@@ -87,7 +92,7 @@ class IndexFolder:
         folder = IndexFolder(path, lock, manifest, store)
         try:
             if not salvage:
-                folder._check_seal()
+                folder._check_count()
         except BaseException:
             folder.release()
             raise
@@ -95,7 +100,8 @@ class IndexFolder:
 
     def sealed(self) -> Checksum | None:
         """Return what the folder held when it was last closed, if it was not written to since."""
-        return read_seal(self.path)
+        seal = Seal.read(self.path)
+        return None if seal is None else seal.checksum
 
     def unseal(self) -> None:
         """Prepare for writing."""
@@ -116,7 +122,7 @@ class IndexFolder:
             for file in self.path.iterdir():
                 if file.is_file() and file.name not in (LOCK_FILE, SEAL_FILE) and file.suffix != ".new":
                     copy_file(file, partial / file.name)
-            write_seal(partial, checksum_of(self.store))
+            _seal(partial, self.manifest, checksum_of(self.store))
             partial.chmod(0o777 & ~_umask())
             os.replace(partial, path)
         except BaseException:
@@ -124,7 +130,7 @@ class IndexFolder:
             raise
         sync_folder(path.parent)
 
-    def _check_seal(self) -> None:
+    def _check_count(self) -> None:
         sealed = self.sealed()
         if sealed is not None and len(self.store) != sealed.passages:
             raise IndexFormatError(
@@ -134,20 +140,23 @@ class IndexFolder:
             )
 
     def close(self) -> None:
-        """Seal the folder, close the store and let others open the folder."""
+        """Close the store, seal the folder and let others open it."""
+        checksum = None
         try:
-            if not (self.path / SEAL_FILE).exists():
-                checksum = checksum_of(self.store)
-                self.store.flush()
-                write_seal(self.path, checksum)
-        except (IndexFormatError, OSError):
-            # Without a seal the folder opens as after a crash; whoever reads it meets what is wrong.
-            pass
+            try:
+                checksum = self.sealed() or checksum_of(self.store)
+            except (IndexFormatError, OSError):
+                # Without a seal the folder opens as after a crash; whoever reads it meets what is wrong.
+                break_seal(self.path)
+            self.store.close()
+            if checksum is not None:
+                with suppress(OSError):
+                    _seal(self.path, self.manifest, checksum)
         finally:
-            self.release()
+            self.lock.release()
 
     def release(self) -> None:
-        """Close the store and let others open the folder, which is left without a seal if it has none."""
+        """Close the store and let others open the folder, whose seal is left as it is."""
         try:
             self.store.close()
         finally:
@@ -183,6 +192,10 @@ def _check_vacant(path: Path, overwrite: bool) -> None:
         raise IndexFormatError(
             f"{path} is not empty and holds no index (it holds {', '.join(strangers[:3])}); choose another folder"
         )
+
+
+def _seal(path: Path, manifest: Manifest, checksum: Checksum) -> None:
+    Seal(checksum, small_files(path / _STORE) if manifest.backend == "edge" else {}).write(path)
 
 
 def _umask() -> int:

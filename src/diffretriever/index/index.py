@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence, Sized
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -266,7 +267,9 @@ class Index(IndexReader):
             store.flush()
 
     def _written(self, store: Store) -> None:
-        store.maintain()
+        # What was written is there; reorganising it is put off where there is no room for that.
+        with suppress(OSError):
+            store.maintain()
         if self._durable:
             store.flush()
 

@@ -194,7 +194,7 @@ def open_segment(folder: Path, manifest: Manifest) -> Segment:
         sparse = sp.csr_matrix(
             (arrays["weights"], arrays["indices"], arrays["indptr"]), shape=(count, manifest.vocabulary_size)
         )
-    except (OSError, EOFError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except Exception as error:  # numpy parses the head of a file as Python, and fails in as many ways
         raise IndexFormatError(f"{folder} is damaged ({error}); restore the index from a copy or rebuild it") from error
     return Segment(
         keys["ids"],
@@ -251,7 +251,13 @@ def _in_memory(name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array
 
 def _in_folder(folder: Path) -> _Allocate:
     def allocate(name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
-        return np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=np.dtype(dtype), shape=shape)
+        path = folder / f"{name}.npy"
+        array = np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape)
+        if hasattr(os, "posix_fallocate"):
+            # Writing to a map of blocks that a full disk does not have would end the process.
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, max(1, path.stat().st_size))
+        return array
 
     return allocate
 
