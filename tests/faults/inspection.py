@@ -79,8 +79,7 @@ def examine(folder: Path, rng: random.Random, *, searches: int) -> tuple[dict[st
     try:
         with Index.open(folder) as index:
             held, wrong = held_passages(index)
-            if hasattr(index, "check"):
-                wrong += [f"check: {problem}" for problem in index.check().problems]
+            wrong += [f"check: {problem}" for problem in index.check().problems]
             compared, mistakes = wrong_searches(index, held, rng, searches)
     except DiffRetrieverError as error:
         return {}, 0, [f"unusable: {folder.name}: {type(error).__name__}: {error}"]

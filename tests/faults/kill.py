@@ -3,8 +3,8 @@
     python -m tests.faults.kill --kills 200 --backend edge --seed 0
 
 Every round forks a writer from this process, which has imported everything, kills it with SIGKILL at a random moment
-(while it opens, adds, updates, deletes, reorganises or takes a snapshot), opens the index in another fork and compares
-it with the writes that were acknowledged. The same index goes from round to round.
+(while it opens, adds, updates, deletes, reorganises, checks, closes or takes a snapshot), opens the index in another
+fork and compares it with the writes that were acknowledged. The same index goes from round to round.
 """
 
 # ruff: noqa: T201
@@ -88,6 +88,8 @@ def run(kills: int, backend: str, seed: int, root: Path, *, searches: int = 3) -
             for name, (state, acknowledged) in snapshots.items():
                 _inspect_snapshot(root, name, state, acknowledged, summary, rng.random())
             snapshots.clear()
+            for left in root.glob("snapshot-*"):
+                shutil.rmtree(left)
     return summary
 
 
@@ -166,8 +168,6 @@ def _inspect_snapshot(root: Path, name: str, state: Model, acknowledged: bool, s
         summary.snapshots += acknowledged
         refused = not acknowledged and all(v.startswith("unusable: snapshot") for v in found.violations)
         summary.violations += [] if refused else found.violations
-    for left in root.glob(f"{name}*"):
-        shutil.rmtree(left)
 
 
 def _forked(work: object, trace: Path) -> str | None:

@@ -17,7 +17,7 @@ class Operation:
     """One call on an index.
 
     Attributes:
-        kind: "add", "update", "set_metadata", "delete", "maintain" or "snapshot".
+        kind: "add", "update", "set_metadata", "delete", "maintain", "snapshot", "reopen" or "repair".
         passages: the passages of an add or update.
         metadata: new metadata by id.
         ids: ids to delete.

@@ -14,7 +14,16 @@ from tests.faults.inspection import make_encoder, random_text
 from tests.faults.model import Operation
 
 IDS = [*(f"p{i}" for i in range(150)), "../up", "a/b\\c", "nul\x00", "日本語🌙", " ", "x" * 300]
-_KINDS = {"add": 40, "update": 12, "set_metadata": 14, "delete": 16, "maintain": 12, "snapshot": 6}
+_KINDS = {
+    "add": 40,
+    "update": 12,
+    "set_metadata": 14,
+    "delete": 16,
+    "maintain": 12,
+    "snapshot": 6,
+    "reopen": 6,
+    "repair": 2,
+}
 
 
 class Journal:
@@ -48,7 +57,11 @@ def write_forever(folder: Path, journal: Journal, rng: random.Random) -> None:
         number += 1
         operation = _random_operation(index, rng, f"{os.getpid()}-{number}")
         journal.note(begin=number, operation=operation.to_json())
-        perform(index, operation, folder.parent, rng.randint(1, 6))
+        if operation.kind == "reopen":
+            index.close()
+            index = Index.open(folder, make_encoder())
+        else:
+            perform(index, operation, folder.parent, rng.randint(1, 6))
         journal.note(done=number)
 
 
@@ -64,14 +77,16 @@ def perform(index: Index, operation: Operation, snapshots: Path, batch_size: int
         index.delete(operation.ids, missing_ok=True)
     elif operation.kind == "snapshot":
         index.snapshot(snapshots / operation.folder)
+    elif operation.kind == "repair":
+        if problems := index.check(repair=True).problems:
+            raise AssertionError(f"nothing was damaged, and yet: {problems}")
     else:
         index._store.maintain()
         index.flush()
 
 
 def _random_operation(index: Index, rng: random.Random, mark: str) -> Operation:
-    kinds = {k: w for k, w in _KINDS.items() if k != "snapshot" or hasattr(index, "snapshot")}
-    kind = rng.choices(list(kinds), list(kinds.values()))[0]
+    kind = rng.choices(list(_KINDS), list(_KINDS.values()))[0]
     present = sorted(index)
     if kind == "add":
         return Operation(kind, tuple(_passage(i, rng, mark) for i in rng.sample(IDS, rng.randint(1, 12))))
