@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -28,15 +29,22 @@ METADATA: list[dict] = [
     {"k": ["1"]},
     {"k": ""},
     {"k": -(2**60)},
+    {"k": 0.30000000000000004},
+    {"k": 1.1805916207174113e21},
+    {"k": 5e-324},
+    {"k": -1.5},
+    {"k": -0.0},
     {"k": "x", "s": 2, 'quo"te': True},
     {key: "x" for key in KEYS},
     {key: i for i, key in enumerate(KEYS)},
     {"a": "x", "b": "y"},
 ]
 
-scalars = st.one_of(st.sampled_from(STRINGS), st.sampled_from([0, 1, 1.0, 1.5, 2, -(2**60)]), st.booleans())
+#: Some need all of their 17 digits, which engines read back otherwise.
+NUMBERS = [0, 1, 1.0, 1.5, 2, 5, -1.5, -(2**60), 0.3, 0.30000000000000004, 2**70, 1.1805916207174113e21, 5e-324]
+scalars = st.one_of(st.sampled_from(STRINGS), st.sampled_from(NUMBERS), st.booleans())
 keys = st.sampled_from(KEYS)
-bounds = st.sampled_from([None, 0, 1, 1.5, 5])
+bounds = st.sampled_from([None, float("inf"), float("nan"), *NUMBERS])
 leaves = st.one_of(
     st.builds(Equals, keys, scalars),
     st.builds(OneOf, keys, st.lists(scalars, max_size=3).map(tuple)),
@@ -76,6 +84,23 @@ def test_every_backend_finds_exactly_what_matches(indexes, condition):
     for index in indexes:
         for mode in ("multi", "sparse"):
             assert {hit.passage_id for hit in index.search("same", 100, mode, where=condition)} == expected
+
+
+def test_full_precision_is_kept(tmp_path):
+    """A seeded sample of numbers, each found by itself and by the ranges that end at it."""
+    rng = np.random.default_rng(0)
+    numbers = np.unique(np.concatenate([rng.random(40), 1.7e9 + 1e6 * rng.random(40), -rng.random(20) * 1e25])).tolist()
+    with Index.create(tmp_path, HashEncoder()) as index:
+        index.add([Passage(f"p{i}", "same", metadata={"x": number}) for i, number in enumerate(numbers)])
+
+        def found(condition):
+            return {int(hit.passage_id[1:]) for hit in index.search("same", 200, "sparse", where=condition)}
+
+        for i, number in enumerate(numbers):
+            below, above = set(range(i)), set(range(i + 1, len(numbers)))
+            assert found(Equals("x", number)) == {i}
+            assert (found(Range("x", lt=number)), found(Range("x", gt=number))) == (below, above)
+            assert (found(Range("x", lte=number)), found(Range("x", gte=number))) == (below | {i}, above | {i})
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from qdrant_client import models
 
-from diffretriever.index.filters import Filter, Range
+from diffretriever.index.filters import Filter
 from diffretriever.index.payload_filters import translate
 
 
@@ -32,9 +32,9 @@ class _ClusterDialect:
         match = models.MatchValue(value=values[0]) if len(values) == 1 else models.MatchAny(any=[*values])
         return models.Filter(must=[models.FieldCondition(key=path, match=match)])
 
-    def flag(self, path: str, value: int) -> models.Filter:
+    def equals(self, path: str, value: int) -> models.Filter:
         return models.Filter(must=[models.FieldCondition(key=path, match=models.MatchValue(value=value))])
 
-    def within(self, path: str, bounds: Range) -> models.Filter:
-        limits = models.Range(gt=bounds.gt, gte=bounds.gte, lt=bounds.lt, lte=bounds.lte)
-        return models.Filter(must=[models.FieldCondition(key=path, range=limits)])
+    def beyond(self, path: str, value: int, *, above: bool) -> models.Filter:
+        limit = models.Range(gt=value) if above else models.Range(lt=value)
+        return models.Filter(must=[models.FieldCondition(key=path, range=limit)])

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import qdrant_edge as qe
 
-from diffretriever.index.filters import Filter, Range
+from diffretriever.index.filters import Filter
 from diffretriever.index.payload_filters import translate
 
 
@@ -32,9 +32,9 @@ class _EdgeDialect:
         match = qe.MatchValue(values[0]) if len(values) == 1 else qe.MatchAny([*values])
         return qe.Filter(must=[qe.FieldCondition(key=path, match=match)])
 
-    def flag(self, path: str, value: int) -> qe.Filter:
+    def equals(self, path: str, value: int) -> qe.Filter:
         return qe.Filter(must=[qe.FieldCondition(key=path, match=qe.MatchValue(value))])
 
-    def within(self, path: str, bounds: Range) -> qe.Filter:
-        limits = qe.RangeFloat(gt=bounds.gt, gte=bounds.gte, lt=bounds.lt, lte=bounds.lte)
-        return qe.Filter(must=[qe.FieldCondition(key=path, range=limits)])
+    def beyond(self, path: str, value: int, *, above: bool) -> qe.Filter:
+        limit = qe.RangeFloat(gt=value) if above else qe.RangeFloat(lt=value)
+        return qe.Filter(must=[qe.FieldCondition(key=path, range=limit)])
