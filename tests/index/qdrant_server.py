@@ -145,6 +145,7 @@ def _dispatch(server: Server, method: str, path: str, body: bytes) -> object:
         ("GET", ""): lambda e, n, b: e.get_collection(n),
         ("DELETE", ""): lambda e, n, b: e.delete_collection(n),
         ("PUT", ""): lambda e, n, b: _create(server, n, models.CreateCollection.model_validate_json(b)),
+        ("PATCH", ""): lambda e, n, b: e.update_collection(n, metadata=json.loads(b)["metadata"]),
         ("PUT", "points"): lambda e, n, b: e.upsert(n, models.PointsList.model_validate_json(b).points),
         ("POST", "points"): _retrieve,
         ("POST", "points/delete"): lambda e, n, b: e.delete(n, models.PointIdsList.model_validate_json(b)),

@@ -30,11 +30,15 @@ class ClusterCollection:
         path: its address.
         manifest: what it holds.
         store: the open store.
+        server: the server.
+        name: name of the collection on it.
     """
 
     path: str
     manifest: Manifest
     store: Store
+    server: ClusterServer
+    name: str
 
     @staticmethod
     def create(
@@ -62,6 +66,26 @@ class ClusterCollection:
         except BaseException:
             server.close()
             raise
+
+    @staticmethod
+    def exists(location: ClusterLocation) -> bool:
+        """Return whether the server has a collection of that name, whatever it holds."""
+        server = ClusterServer(location.connect(), str(location))
+        try:
+            return _exists(server, location)
+        finally:
+            server.close()
+
+    def read_note(self, name: str) -> str | None:
+        """Return a text kept with the collection; None if there is none of that name."""
+        info = self.server.ask("read its metadata", lambda client: client.get_collection(self.name))
+        text = (info.config.metadata or {}).get(_note(name))
+        return text if isinstance(text, str) else None
+
+    def write_note(self, name: str, text: str) -> None:
+        """Keep a text with the collection."""
+        metadata = {_note(name): text}
+        self.server.ask("write its metadata", lambda c: c.update_collection(self.name, metadata=metadata))
 
     def close(self) -> None:
         """Close the connections."""
@@ -95,7 +119,7 @@ def make(
     """
     _check_counts(shards=shards, replicas=replicas)
     name = location.collection
-    if server.ask("open it", lambda client: client.collection_exists(name), attempts=FIRST_ATTEMPTS):
+    if _exists(server, location):
         if not overwrite:
             raise IndexFormatError(f"{location} exists already; open it, or pass overwrite=True to replace it")
         _read_manifest(server, location)
@@ -125,7 +149,7 @@ def make(
         raise IndexFormatError(
             f"{location}: the server is version {version}, which keeps no manifest; use 1.16 or later"
         )
-    return ClusterCollection(str(location), manifest, ClusterStore(server, name, manifest))
+    return ClusterCollection(str(location), manifest, ClusterStore(server, name, manifest), server, name)
 
 
 def find(server: ClusterServer, location: ClusterLocation) -> ClusterCollection:
@@ -136,7 +160,8 @@ def find(server: ClusterServer, location: ClusterLocation) -> ClusterCollection:
         ServerError: the server cannot be reached, or refuses.
     """
     manifest = _read_manifest(server, location)
-    return ClusterCollection(str(location), manifest, ClusterStore(server, location.collection, manifest))
+    name = location.collection
+    return ClusterCollection(str(location), manifest, ClusterStore(server, name, manifest), server, name)
 
 
 def _read_manifest(server: ClusterServer, location: ClusterLocation) -> Manifest:
@@ -159,6 +184,16 @@ def _read_manifest(server: ClusterServer, location: ClusterLocation) -> Manifest
             "push the index again, or rebuild it"
         )
     return manifest
+
+
+def _exists(server: ClusterServer, location: ClusterLocation) -> bool:
+    name = location.collection
+    return server.ask("open it", lambda client: client.collection_exists(name), attempts=FIRST_ATTEMPTS)
+
+
+def _note(name: str) -> str:
+    # A key of its own for each note: the server replaces what stands under a key, and leaves other keys alone.
+    return f"{METADATA}/{name}"
 
 
 def _check_counts(**counts: int | None) -> None:

@@ -8,7 +8,7 @@ from typing import Protocol
 from diffretriever.errors import InputError, MissingExtraError
 from diffretriever.index.cluster_location import ClusterLocation, is_cluster
 from diffretriever.index.folder import IndexFolder
-from diffretriever.index.manifest import Backend, Manifest
+from diffretriever.index.manifest import MANIFEST_FILE, Backend, Manifest
 from diffretriever.index.store import Store
 
 
@@ -63,12 +63,25 @@ def create_home(
     if is_cluster(path):
         location = ClusterLocation.parse(str(path))
         _check_extra()
+        if manifest.storage.is_lossy:
+            raise InputError(f"a server stores vectors as float16 or float32, not as {manifest.storage}; choose one")
         from diffretriever.index.cluster_collection import ClusterCollection
 
         return ClusterCollection.create(location, manifest, overwrite=overwrite, shards=shards, replicas=replicas)
     if shards is not None or replicas is not None:
         raise InputError(f"only an index on a server has shards and replicas, and {path} is a folder")
     return IndexFolder.create(Path(path), manifest, overwrite=overwrite)
+
+
+def home_exists(path: str | Path) -> bool:
+    """Return whether there is an index at a path; a collection counts as one whatever it holds."""
+    if is_cluster(path):
+        location = ClusterLocation.parse(str(path))
+        _check_extra()
+        from diffretriever.index.cluster_collection import ClusterCollection
+
+        return ClusterCollection.exists(location)
+    return (Path(path) / MANIFEST_FILE).is_file()
 
 
 def open_home(path: str | Path, *, salvage: bool = False) -> IndexHome:

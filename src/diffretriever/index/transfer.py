@@ -1,0 +1,220 @@
+"""Transfer: an index copied to another place, between any two engines, without encoding anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+from diffretriever.errors import IndexMismatchError, InputError
+from diffretriever.index.digests import Checksum, passage_digest
+from diffretriever.index.home import backend_of, create_home, home_exists
+from diffretriever.index.index import Index
+from diffretriever.index.manifest import Backend, Manifest
+from diffretriever.index.notes import PROMPT_NOTE, read_note, write_note
+from diffretriever.index.reading import IndexReader
+from diffretriever.index.storage import Storage
+from diffretriever.index.store import Store, StoredPassage
+from diffretriever.progress import Advance, progress_bar
+from diffretriever.representations import Representations
+
+#: Most passages, and about most numbers, that are read and written at once.
+_PASSAGES, _NUMBERS = 512, 2_000_000
+#: Batches after which the target may reorganise itself.
+_MAINTAIN_EVERY = 20
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What a transfer did, and what both sides hold after it.
+
+    Attributes:
+        written: passages that the target lacked or had otherwise.
+        unchanged: passages that the target held already.
+        removed: passages that only the target held, and that were removed.
+        extra: passages that only the target holds still.
+        source: checksum of the source.
+        target: checksum of the target without the extra passages, computed from what was read back.
+    """
+
+    written: int
+    unchanged: int
+    removed: int
+    extra: int
+    source: Checksum
+    target: Checksum
+
+    @property
+    def complete(self) -> bool:
+        """Whether the target holds what the source does and nothing else."""
+        return self.source == self.target and not self.extra
+
+
+def transfer(source: IndexReader, target: Index, *, delete: bool = False, progress: bool = False) -> Transfer:
+    """Copy the passages of one open index into another, with their vectors, terms, words and metadata.
+
+    Passages that the target holds with the same content are left alone, so a transfer that was interrupted is completed
+    by doing it again. At the end everything is read back from the target and compared.
+
+    Args:
+        source: the index to copy; it must not be written to meanwhile.
+        target: the index to fill, made alike.
+        delete: remove from the target what the source does not hold.
+        progress: whether to show progress bars on a terminal.
+
+    Raises:
+        IndexMismatchError: the two were made otherwise; nothing is written then.
+        ServerError: a server failed; what was written stays.
+    """
+    check_alike(source.manifest, target.manifest)
+    copy = _Copy(source._store, target._unsealed(target._store), _batch_size(source.manifest))
+    with progress_bar("copying", len(source), enabled=progress) as advance:
+        sent = Checksum.of(copy.digests(advance))
+    extra = copy.extra() if len(target) > sent.passages else set()
+    removed = 0
+    if delete and extra:
+        removed, extra = target.delete(sorted(extra)), set()
+    with progress_bar("checking", len(target), enabled=progress) as advance:
+        received = Checksum.of(_digests(target._store, copy.batch_size, advance, extra))
+    return Transfer(copy.written, copy.unchanged, removed, len(extra), sent, received)
+
+
+def copy_index(
+    source: str | Path,
+    target: str | Path,
+    *,
+    backend: Backend | None = None,
+    shards: int | None = None,
+    replicas: int | None = None,
+    delete: bool = False,
+    progress: bool = False,
+) -> Transfer:
+    """Copy an index to another place, made if it does not exist; see `transfer`.
+
+    Args:
+        source: folder or address of the index to copy.
+        target: folder or address of the copy.
+        backend: engine of a new folder, "edge" if None.
+        shards: parts that a new collection is spread over.
+        replicas: copies of each part of a new collection.
+        delete: remove from the target what the source does not hold.
+        progress: whether to show progress bars on a terminal.
+
+    Raises:
+        InputError: source and target are the same, or an option does not go with the target.
+        IndexFormatError: one of them is no index.
+        IndexMismatchError: they were made otherwise.
+        IndexLockedError: one of them is open.
+        ServerError: a server failed; what was written stays.
+    """
+    if str(source) == str(target):
+        raise InputError(f"{source} is source and target at once; choose another target")
+    with Index.open(source) as old:
+        if home_exists(target):
+            new = Index.open(target)
+        else:
+            manifest = replace(old.manifest, backend=backend_of(target, backend), storage=_plain(old.manifest.storage))
+            home = create_home(target, manifest, overwrite=False, shards=shards, replicas=replicas)
+            new = Index(manifest, home.store, home, None)
+        with new:
+            done = transfer(old, new, delete=delete, progress=progress)
+            if (prompt := read_note(old, PROMPT_NOTE)) is not None:
+                write_note(new, PROMPT_NOTE, prompt)
+    return done
+
+
+def check_alike(source: Manifest, target: Manifest) -> None:
+    """Raise IndexMismatchError unless what the one stores can be stored in the other as it is."""
+    target.check_space(source.dim, source.vocabulary_size, source.provenance, "source")
+    if (wanted := _plain(source.storage)) != target.storage:
+        raise IndexMismatchError(
+            f"the target stores vectors as {target.storage}, and those of the source ({source.storage}) would be "
+            f"{wanted} there; choose another target"
+        )
+
+
+def _plain(storage: Storage) -> Storage:
+    """Return how the vectors that are compared in the end are stored by themselves."""
+    if storage.is_lossy and not storage.has_codes:
+        raise IndexMismatchError(
+            f"the source keeps its vectors as {storage} alone, from which no other form can be made; copy its folder "
+            "or take a snapshot of it"
+        )
+    return Storage(storage.precision, drop=storage.drop)
+
+
+class _Copy:
+    """Copying, batch by batch."""
+
+    def __init__(self, source: Store, target: Store, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self.written = self.unchanged = 0
+        self._source = source
+        self._target = target
+        self._empty = len(target) == 0
+
+    def digests(self, advance: Advance) -> Iterator[bytes]:
+        """Copy everything, yielding the digest of each passage of the source."""
+        try:
+            for number, stored in enumerate(_stored(self._source, self.batch_size), 1):
+                digests = [_digest(s) for s in stored]
+                self._copy(stored, digests)
+                if number % _MAINTAIN_EVERY == 0:
+                    self._target.maintain()
+                advance(len(stored))
+                yield from digests
+            self._target.maintain()
+        finally:
+            self._target.flush()
+
+    def extra(self) -> set[str]:
+        """Return the ids that only the target holds."""
+        found: set[str] = set()
+        for ids in _chunks(self._target.ids(), _PASSAGES):
+            records = self._source.records(ids)
+            found.update(i for i, record in zip(ids, records, strict=True) if record is None)
+        return found
+
+    def _copy(self, stored: Sequence[StoredPassage], digests: Sequence[bytes]) -> None:
+        ids = [s.passage.passage_id for s in stored]
+        held = [None] * len(ids) if self._empty else self._target.digests(ids)
+        new = [s for s, here, there in zip(stored, digests, held, strict=True) if here != there]
+        for passages in _by_words(new):
+            rows = Representations.concatenate([s.representations for s in passages])
+            self._target.upsert([s.passage for s in passages], rows)
+        self.written += len(new)
+        self.unchanged += len(stored) - len(new)
+
+
+def _stored(store: Store, batch_size: int) -> Iterator[list[StoredPassage]]:
+    for ids in _chunks(store.ids(), batch_size):
+        yield [stored for stored in store.get_many(ids) if stored is not None]
+
+
+def _digests(store: Store, batch_size: int, advance: Advance, without: set[str]) -> Iterator[bytes]:
+    for batch in _stored(store, batch_size):
+        yield from (_digest(s) for s in batch if s.passage.passage_id not in without)
+        advance(len(batch))
+
+
+def _digest(stored: StoredPassage) -> bytes:
+    return passage_digest(stored.passage, stored.representations, 0)
+
+
+def _by_words(stored: Iterable[StoredPassage]) -> list[list[StoredPassage]]:
+    """Return the passages grouped by the number of words per slot, which is one for all rows of representations."""
+    groups: dict[int, list[StoredPassage]] = {}
+    for s in stored:
+        words = s.representations.words
+        groups.setdefault(-1 if words is None else words.ids.shape[1], []).append(s)
+    return list(groups.values())
+
+
+def _chunks(ids: Iterator[str], size: int) -> Iterator[list[str]]:
+    while chunk := list(islice(ids, size)):
+        yield chunk
+
+
+def _batch_size(manifest: Manifest) -> int:
+    return max(1, min(_PASSAGES, _NUMBERS // max(1, manifest.dim * (manifest.provenance.passage_slots + 2))))
