@@ -161,30 +161,125 @@ def test_standard_input(tmp_path, corpus):
     assert len(held(tmp_path / "i")) == 10
 
 
-@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
-def test_ctrl_c_leaves_an_index_that_opens_and_can_be_gone_on_with(cli, tmp_path):
-    total = 300
-    many = write_jsonl(
-        tmp_path / "many.jsonl", [{"id": i, "text": f"{PASSAGES[i % 10]['text']} {i}"} for i in range(total)]
-    )
-    folder = tmp_path / "i"
-    process = start("index", many, "--out", folder, "--model", MODEL, "--batch-size", 2)
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """Give a corpus, and the checksum of an index of it that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("many")
+    records = [{"id": i, "text": f"{PASSAGES[i % 10]['text']} {i}"} for i in range(TOTAL)]
+    corpus = write_jsonl(folder / "many.jsonl", records)
+    done = start("index", corpus, "--out", folder / "whole", *BUILD)
+    assert done.communicate(timeout=120)
+    assert done.returncode == 0
+    return corpus, checksum(folder / "whole")
+
+
+TOTAL = 150
+BUILD = ["--model", MODEL, "--batch-size", 4]
+
+
+def checksum(folder):
+    with Index.open(folder) as index:
+        assert index.check().is_whole
+        return index.checksum()
+
+
+def interrupted(many, folder, sent):
+    """Start to index, send a signal when the first batch is stored, and return what was said."""
+    process = start("index", many, "--out", folder, *BUILD)
     try:
         for line in process.stderr:  # the estimate comes once the first batch is stored
             if b"of index data" in line:
                 break
-        process.send_signal(signal.SIGINT)
+        process.send_signal(sent)
         out, err = process.communicate(timeout=60)
     finally:
         process.kill()
         process.wait()
-    assert (process.returncode, out) == (130, b""), err
+    assert out == b""
     assert b"Traceback" not in err
+    return process.returncode, err.decode()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
+def test_after_ctrl_c_the_same_command_goes_on(cli, tmp_path, many):
+    corpus, expected = many
+    folder = tmp_path / "i"
+    code, err = interrupted(corpus, folder, signal.SIGINT)
+    assert code == 130
     there = held(folder)
-    assert f"{folder} holds {len(there)} passages".encode() in err
-    assert 0 < len(there) < total
+    assert f"{folder} holds {len(there)} passages and can be searched; the same command goes on" in err
+    assert 0 < len(there) < TOTAL
     assert there == {str(i) for i in range(len(there))}
-    assert f"diffretriever add {folder} {many} --skip-existing".encode() in err
-    done = cli("add", folder, many, "--skip-existing")
-    assert f"{total - len(there)} passages" in done.err
-    assert held(folder) == {str(i) for i in range(total)}
+    other = cli("index", corpus, "--out", folder, *BUILD, "--words", 1, "--storage", "float32")
+    assert other.code == 1
+    assert "storage: float16 against float32; words: 3 against 1" in other.err
+    with Index.open(folder) as index:
+        index.delete(["0"])  # as if a batch had been stored in part
+    done = cli("index", corpus, "--out", folder, *BUILD)
+    assert done.code == 0
+    assert f"going on: {len(there) - 1} passages are there already" in done.err
+    assert checksum(folder) == expected
+    assert "exists already" in cli("index", corpus, "--out", folder, *BUILD).err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends SIGKILL")
+def test_after_a_kill_the_same_command_goes_on(cli, tmp_path, many):
+    corpus, expected = many
+    folder = tmp_path / "i"
+    assert interrupted(corpus, folder, signal.SIGKILL)[0] == -signal.SIGKILL
+    assert 0 < len(held(folder)) < TOTAL
+    assert cli("index", corpus, "--out", folder, *BUILD).code == 0
+    assert checksum(folder) == expected
+
+
+def test_an_index_that_was_killed_before_its_note_is_taken_up(cli, tmp_path, corpus):
+    folder = tmp_path / "i"
+    assert cli("index", corpus, "--out", folder, *BUILD).code == 0
+    expected = checksum(folder)
+    with Index.open(folder) as index:
+        index.delete(list(index))
+    (folder / "build.json").unlink()
+    assert "exists already" in cli("index", corpus, "--out", folder, *BUILD, "--storage", "float32").err
+    assert cli("index", corpus, "--out", folder, *BUILD).code == 0
+    assert checksum(folder) == expected
+    (folder / "build.json").write_text("[")
+    assert "cannot be read" in cli("index", corpus, "--out", folder, *BUILD).err
+    assert cli("index", corpus, "--out", folder, *BUILD, "--overwrite").code == 0
+
+
+class TestCheck:
+    def test_a_sound_index(self, cli, index_folder):
+        done = cli("check", index_folder)
+        assert (done.code, done.out) == (0, "")
+        assert "is whole: 10 passages, checksum 10-" in done.err
+        assert cli("check", index_folder, "--json").json["problems"] == []
+
+    def test_damage_is_said_and_repaired(self, cli, tmp_path, corpus):
+        folder = tmp_path / "i"
+        assert cli("index", corpus, "--out", folder, "--model", MODEL, "--backend", "exact").code == 0
+        blob = folder / "store" / "000001" / "blob.npy"
+        raw = bytearray(blob.read_bytes())
+        raw[raw.index(b"\n", 128) + 5] ^= 1  # in the title or text of the second passage
+        blob.write_bytes(raw)
+        found = cli("check", folder)
+        assert found.code == 1
+        assert "passage 'p1'" in found.out
+        assert "is damaged" in found.err
+        mended = cli("check", folder, "--repair")
+        assert mended.code == 0
+        assert "given up: p1" in mended.out
+        assert cli("check", folder).code == 0
+        assert cli("add", folder, corpus, "--skip-existing").code == 0
+        assert len(held(folder)) == 10
+
+    def test_what_does_not_open_is_saved_in_part(self, cli, tmp_path, corpus):
+        folder = tmp_path / "i"
+        assert cli("index", corpus, "--out", folder, "--model", MODEL, "--backend", "exact").code == 0
+        log = folder / "store" / "log.jsonl"
+        log.write_bytes(log.read_bytes() + b"nonsense\n")
+        assert cli("check", folder).code == 1
+        mended = cli("check", folder, "--repair")
+        assert mended.code == 0
+        assert "log.jsonl:3 cannot be read" in mended.out
+        assert "is repaired: 10 passages" in mended.err
+        assert cli("check", folder).code == 0

@@ -12,7 +12,6 @@ import typer
 from diffretriever.cli import options as opt
 from diffretriever.cli.console import message
 from diffretriever.cli.filling import encoded_chunks, opened_corpus, report_problems, survey
-from diffretriever.cli.indexing import refuse_existing
 from diffretriever.cli.interrupts import uninterrupted
 from diffretriever.cli.models import ModelOptions
 
@@ -45,7 +44,7 @@ def encode(
 ) -> None:
     """Write representations of passages or queries: DIR/part-00000, part-00001 ..., each with its ids.json."""
     if not overwrite:
-        refuse_existing(out)
+        _refuse_existing(out)
     choice = ModelOptions(
         model, device, dtype, batch_tokens, query_slots, passage_slots, prompt, protocol, readout, steps
     )
@@ -100,3 +99,11 @@ def _write_part(out: Path, number: int, ids: list[str], representations: Represe
         representations.save(unfinished)
         (unfinished / IDS_FILE).write_text(json.dumps(ids, ensure_ascii=False), encoding="utf-8")
         unfinished.rename(part)
+
+
+def _refuse_existing(folder: Path) -> None:
+    """Raise InputError, before the model is loaded, if the folder holds something already."""
+    from diffretriever.errors import InputError
+
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise InputError(f"{folder} exists already; choose another folder, or replace it with --overwrite")

@@ -30,9 +30,8 @@ if TYPE_CHECKING:
     from diffretriever.index import Index
     from diffretriever.representations import Representations
 
-_FIRST_STEP, _LARGEST_STEP = 16, 4096
-#: Seconds of work that one step should take: what Ctrl-C loses at most, and how often the bar moves.
-_STEP_SECONDS = 2.0
+#: Passages of a step, and tokens of a forward pass for which there is one more.
+_STEP, _STEP_TOKENS = 64, 64
 #: Seconds without a word where no bar is shown.
 _SILENCE = 20.0
 #: Characters beyond which a passage is cut off by any usual sequence length and costs no more time.
@@ -116,6 +115,7 @@ def fill(
     *,
     words: int = 0,
     batch_size: int | None = None,
+    known: Container[str] = frozenset(),
 ) -> int:
     """Encode passages and put them into an index; returns how many.
 
@@ -127,11 +127,14 @@ def fill(
         passages: the passages, in order.
         found: what the corpus holds, for the estimate.
         words: predicted words to keep per slot.
-        batch_size: passages per step; by default the steps grow until one takes about two seconds.
+        batch_size: passages per step.
+        known: ids of passages that are in the index. A step is left out when all of its passages are, and is done
+            whole otherwise, so that every passage is encoded in the same company whether or not work was interrupted.
     """
     done, log = 0, _Log(found)
     with progress_bar("indexing", found.passages) as advance:
-        for chunk, representations in encoded_chunks(encoder, iter(passages), words=words, batch_size=batch_size):
+        chunks = encoded_chunks(encoder, iter(passages), words=words, batch_size=batch_size, known=known)
+        for chunk, representations in chunks:
             with uninterrupted():
                 index.add_representations(chunk, representations)
             done += len(chunk)
@@ -166,17 +169,27 @@ class _Log:
 
 
 def encoded_chunks(
-    encoder: Encoder, stream: Iterator[Passage], *, words: int, batch_size: int | None
+    encoder: Encoder,
+    stream: Iterator[Passage],
+    *,
+    words: int,
+    batch_size: int | None,
+    known: Container[str] = frozenset(),
 ) -> Iterator[tuple[list[Passage], Representations]]:
-    """Yield chunks of passages with their representations; by default chunks grow to about two seconds of work."""
-    size = batch_size or _FIRST_STEP
+    """Yield chunks of passages with their representations, but for chunks that are known.
+
+    The chunks depend on nothing but the sizes: numbers differ in their last digits with the company that a passage is
+    encoded in, and an index that was interrupted must come out the same.
+    """
+    size = batch_size or default_step(encoder)
     while chunk := list(islice(stream, size)):
-        started = time.monotonic()
-        representations = encoder.encode_passages(chunk, words=words)
-        took = time.monotonic() - started
-        yield chunk, representations
-        if batch_size is None and took < _STEP_SECONDS / 2:
-            size = min(2 * size, _LARGEST_STEP)
+        if not all(passage.passage_id in known for passage in chunk):
+            yield chunk, encoder.encode_passages(chunk, words=words)
+
+
+def default_step(encoder: Encoder) -> int:
+    """Return how many passages to encode and store at a time: what an interruption loses at most."""
+    return max(_STEP, getattr(encoder, "batch_tokens", 0) // _STEP_TOKENS)
 
 
 def bytes_per_passage(passages: list[Passage], representations: Representations) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from diffretriever.cli import options as opt
+from diffretriever.cli.building import Build, begin, finish, refuse_finished
 from diffretriever.cli.console import message, result, show, size_text, time_text
-from diffretriever.cli.filling import Survey, fill, opened_corpus, report_problems, survey
+from diffretriever.cli.filling import Survey, default_step, fill, opened_corpus, report_problems, survey
 from diffretriever.cli.interrupts import uninterrupted
 from diffretriever.cli.models import ModelOptions, load_recorded, remember_prompt
 
 if TYPE_CHECKING:
-    from diffretriever.corpus import PassageReader
+    from diffretriever.corpus import Passage
     from diffretriever.encoder import Encoder
     from diffretriever.index import Index
 
@@ -40,6 +41,11 @@ def index(
     backend: Annotated[Backend, typer.Option(help="edge (search engine) or exact (compares with everything).")] = (
         Backend.EDGE
     ),
+    storage: opt.StorageOption = opt.StorageDtype.FLOAT16,
+    pca: opt.Pca = None,
+    drop: opt.Drop = None,
+    rescore: opt.Rescore = True,
+    durable: opt.Durable = False,
     words: opt.Words = 3,
     batch_size: opt.BatchSize = None,
     model: opt.DefaultModel = "mini",
@@ -53,9 +59,10 @@ def index(
     readout: opt.ReadoutOption = None,
     steps: opt.Steps = None,
 ) -> None:
-    """Encode the passages of INPUT into a new index."""
-    from diffretriever.index import Index
+    """Encode the passages of INPUT into a new index; the same command goes on after an interruption."""
+    from diffretriever.index import Storage
 
+    chosen = Storage(storage.value, pca, drop, rescore)
     choice = ModelOptions(
         model, device, dtype, batch_tokens, query_slots, passage_slots, prompt, protocol, readout, steps
     )
@@ -63,11 +70,20 @@ def index(
         found = survey(passages, source)
         message(f"{found.passages:,} passages in {found.name}")
         if not overwrite:
-            refuse_existing(out)
+            refuse_finished(out)
         encoder = choice.load()
-        with closing(Index.create(out, encoder, backend=backend.value, overwrite=overwrite)) as new:
+        step = batch_size or default_step(encoder)
+        build = Build.of(
+            source, encoder, backend.value, chosen, words=words, batch_size=step, format=file_format, on_error=on_error
+        )
+        new = begin(out, build, encoder, backend.value, chosen, overwrite=overwrite, durable=durable)
+        with closing(new):
             remember_prompt(out, encoder)
-            _fill(new, encoder, passages, found, out, source, words, batch_size)
+            known = set(new)
+            if known:
+                message(f"going on: {len(known):,} passages are there already")
+            _fill(new, encoder, passages, found, out, words, step, known=known)
+            finish(out, build)
     report_problems(found)
 
 
@@ -79,6 +95,7 @@ def add(
     skip_existing: Annotated[
         bool, typer.Option("--skip-existing", help="Leave passages that the index holds as they are.")
     ] = False,
+    durable: opt.Durable = False,
     words: opt.Words = 3,
     batch_size: opt.BatchSize = None,
     model: opt.RecordedModel = None,
@@ -91,7 +108,7 @@ def add(
     from diffretriever.index import Index
 
     with (
-        closing(Index.open(folder)) as old,
+        closing(Index.open(folder, durable=durable)) as old,
         opened_corpus(source, file_format, on_error) as passages,
     ):
         found = survey(passages, source, set(old) if skip_existing else frozenset())
@@ -106,7 +123,9 @@ def add(
                 batch_tokens=batch_tokens,
                 prompt=prompt,
             )
-            _fill(old, encoder, passages, found, folder, source, words, batch_size, skip_existing=skip_existing)
+            known = set(old) if skip_existing else frozenset()
+            new = (passage for passage in passages if passage.passage_id not in known)
+            _fill(old, encoder, new, found, folder, words, batch_size or default_step(encoder))
     report_problems(found)
 
 
@@ -156,37 +175,21 @@ def closing(opened: Index) -> Iterator[Index]:
             opened.close()
 
 
-def refuse_existing(folder: Path) -> None:
-    """Raise before the model is loaded if the folder holds something already.
-
-    Raises:
-        InputError: the folder is not empty.
-    """
-    from diffretriever.errors import InputError
-
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise InputError(f"{folder} exists already; choose another folder, add to it, or replace it with --overwrite")
-
-
 def _fill(
     target: Index,
     encoder: Encoder,
-    passages: PassageReader,
+    passages: Iterable[Passage],
     found: Survey,
     folder: Path,
-    source: str,
     words: int,
-    batch_size: int | None,
+    batch_size: int,
     *,
-    skip_existing: bool = False,
+    known: Container[str] = frozenset(),
 ) -> None:
-    known = set(target) if skip_existing else frozenset()
     started = time.monotonic()
     try:
-        new = (passage for passage in passages if passage.passage_id not in known)
-        count = fill(target, encoder, new, found, words=words, batch_size=batch_size)
+        count = fill(target, encoder, passages, found, words=words, batch_size=batch_size, known=known)
     except KeyboardInterrupt:
-        message(f"stopped: {folder} holds {len(target):,} passages and can be searched")
-        message(f"to go on: diffretriever add {folder} {source} --skip-existing")
+        message(f"stopped: {folder} holds {len(target):,} passages and can be searched; the same command goes on")
         raise typer.Exit(130) from None
     message(f"indexed {count:,} passages in {time_text(time.monotonic() - started)}; {folder} holds {len(target):,}")

@@ -68,7 +68,7 @@ def options(
 
 
 def _register() -> None:
-    from diffretriever.cli import demo, encoding, explaining, indexing, searching
+    from diffretriever.cli import checking, demo, encoding, explaining, indexing, searching
 
     app.command("index")(indexing.index)
     app.command("search")(searching.search)
@@ -76,6 +76,7 @@ def _register() -> None:
     app.command("add")(indexing.add)
     app.command("delete")(indexing.delete)
     app.command("info")(indexing.info)
+    app.command("check")(checking.check)
     app.command("encode")(encoding.encode)
     app.command("demo")(demo.demo)
 

@@ -25,6 +25,15 @@ class FusionMethod(str, Enum):
     RRF = "rrf"
 
 
+class StorageDtype(str, Enum):
+    """Numbers that vectors are stored as."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    INT8 = "int8"
+    BINARY = "binary"
+
+
 class OnError(str, Enum):
     """What to do with a bad line of the input."""
 
@@ -69,6 +78,43 @@ BatchSize = Annotated[
         min=1,
         help="Passages encoded and stored at a time; by default as many as take a few seconds.",
         show_default=False,
+    ),
+]
+_STORAGE = "Storage"
+StorageOption = Annotated[
+    StorageDtype, typer.Option("--storage", help="Numbers that vectors are stored as.", rich_help_panel=_STORAGE)
+]
+Pca = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Keep so many principal components of each vector.",
+        show_default=False,
+        rich_help_panel=_STORAGE,
+    ),
+]
+Drop = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0,
+        max=1.0,
+        help="Leave out slots whose cosine to an earlier one of the passage is greater than this.",
+        show_default=False,
+        rich_help_panel=_STORAGE,
+    ),
+]
+Rescore = Annotated[
+    bool,
+    typer.Option(
+        help="Where --storage or --pca lose something, keep float16 vectors too, for exact scores of the candidates.",
+        rich_help_panel=_STORAGE,
+    ),
+]
+Durable = Annotated[
+    bool,
+    typer.Option(
+        "--durable",
+        help="Have every batch on disk before the next: to survive a power cut, not only a killed process.",
     ),
 ]
 Words = Annotated[int, typer.Option(min=0, max=100, help="Predicted words kept per slot; 0 is faster.")]

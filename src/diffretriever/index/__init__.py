@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from diffretriever.index.checking import CheckReport
 from diffretriever.index.filters import AllOf, AnyOf, Equals, Filter, Not, OneOf, Range, parse_filter
 from diffretriever.index.hit import Hit
 from diffretriever.index.index import Index
 from diffretriever.index.manifest import Manifest
 from diffretriever.index.searching import Mode
 from diffretriever.index.stats import IndexStats
+from diffretriever.index.storage import Storage
 from diffretriever.index.store import Store, StoredPassage
 
 __all__ = [
     "AllOf",
     "AnyOf",
+    "CheckReport",
     "Equals",
     "Filter",
     "Hit",
@@ -23,6 +26,7 @@ __all__ = [
     "Not",
     "OneOf",
     "Range",
+    "Storage",
     "Store",
     "StoredPassage",
     "parse_filter",

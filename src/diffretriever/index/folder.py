@@ -19,8 +19,8 @@ from diffretriever.index.seal import SEAL_FILE, Seal, break_seal, small_files
 from diffretriever.index.store import Store
 
 _STORE = "store"
-#: Files that the command line keeps beside an index, there before the manifest.
-EXTRA_FILES = ("building.json", "prompt.json")
+#: Files that the command line keeps beside an index.
+EXTRA_FILES = ("build.json", "prompt.json")
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,8 @@ class IndexFolder:
             # The manifest goes first and comes last: a folder with a manifest is a whole index.
             (path / MANIFEST_FILE).unlink(missing_ok=True)
             break_seal(path)
+            for name in EXTRA_FILES:
+                (path / name).unlink(missing_ok=True)
             if (path / _STORE).exists():
                 shutil.rmtree(path / _STORE)
             store = open_store(manifest, path / _STORE)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -59,11 +60,16 @@ class Segment:
 
     def record(self, row: int) -> Record:
         """Return what hits show of a passage."""
-        title, text, words = self._line(row)
-        return Record(Passage(self.passage_ids[row], text, title, self.metadata[row]), word_rows(words))
+        with self._reading(row):
+            title, text, words = self._line(row)
+            return Record(Passage(self.passage_ids[row], text, title, self.metadata[row]), word_rows(words))
 
     def stored(self, row: int, provenance: Provenance) -> StoredPassage:
         """Return a passage with its representations."""
+        with self._reading(row):
+            return self._stored(row, provenance)
+
+    def _stored(self, row: int, provenance: Provenance) -> StoredPassage:
         title, text, words = self._line(row)
         vectors = self.dense[self.offsets[row] : self.offsets[row + 1]].astype(np.float32)
         representations = Representations(
@@ -81,14 +87,18 @@ class Segment:
         return whole_digest(self.digests[row].tobytes(), metadata_digest(self.metadata[row]))
 
     def _line(self, row: int) -> tuple[str, str, str]:
+        title, text, words = json.loads(self.blob[self.lines[row] : self.lines[row + 1]].tobytes())
+        return title, text, words
+
+    @contextmanager
+    def _reading(self, row: int) -> Iterator[None]:
         try:
-            title, text, words = json.loads(self.blob[self.lines[row] : self.lines[row + 1]].tobytes())
-        except (ValueError, TypeError, RecursionError) as error:
+            yield
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
             raise IndexFormatError(
-                f"the text of passage {self.passage_ids[row]!r} is damaged ({error}); repair the index with "
+                f"passage {self.passage_ids[row]!r} is damaged ({error}); repair the index with "
                 "`diffretriever check DIR --repair`, and add the passage again"
             ) from error
-        return title, text, words
 
 
 class _Allocate(Protocol):
