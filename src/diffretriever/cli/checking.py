@@ -15,8 +15,6 @@ from diffretriever.cli.interrupts import uninterrupted
 from diffretriever.errors import IndexFormatError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from diffretriever.index import CheckReport
 
 _SHOWN = 20
@@ -52,7 +50,7 @@ def check(
         raise typer.Exit(1)
 
 
-def _report(folder: Path, *, repair: bool) -> CheckReport:
+def _report(folder: str, *, repair: bool) -> CheckReport:
     from diffretriever.index import CheckReport, Index
 
     try:

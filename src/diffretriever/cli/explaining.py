@@ -39,9 +39,7 @@ def explain(
 
     with closing(Index.open(folder)) as index:
         index.get(passage_id)  # an unknown id is said before the model is loaded
-        encoder = load_recorded(
-            folder, index.manifest.provenance, model=model, device=device, dtype=dtype, prompt=prompt
-        )
+        encoder = load_recorded(index, model=model, device=device, dtype=dtype, prompt=prompt)
         encoded = encoder.encode_queries([query], words=words)
         explanation = explain_stored(index, encoder, encoded, passage_id, query=query, alpha=alpha)
     if html is not None:

@@ -78,7 +78,7 @@ def index(
         )
         new = begin(out, build, encoder, backend.value, chosen, overwrite=overwrite, durable=durable)
         with closing(new):
-            remember_prompt(out, encoder)
+            remember_prompt(new, encoder)
             known = set(new)
             if known:
                 message(f"going on: {len(known):,} passages are there already")
@@ -115,13 +115,7 @@ def add(
         message(f"{found.passages:,} passages in {found.name}" + (f", {found.skipped:,} skipped" * bool(found.skipped)))
         if found.passages:
             encoder = load_recorded(
-                folder,
-                old.manifest.provenance,
-                model=model,
-                device=device,
-                dtype=dtype,
-                batch_tokens=batch_tokens,
-                prompt=prompt,
+                old, model=model, device=device, dtype=dtype, batch_tokens=batch_tokens, prompt=prompt
             )
             known = set(old) if skip_existing else frozenset()
             new = (passage for passage in passages if passage.passage_id not in known)
@@ -180,7 +174,7 @@ def _fill(
     encoder: Encoder,
     passages: Iterable[Passage],
     found: Survey,
-    folder: Path,
+    folder: Path | str,
     words: int,
     batch_size: int,
     *,

@@ -68,7 +68,7 @@ def options(
 
 
 def _register() -> None:
-    from diffretriever.cli import checking, demo, encoding, explaining, indexing, searching
+    from diffretriever.cli import checking, demo, encoding, explaining, indexing, searching, transferring
 
     app.command("index")(indexing.index)
     app.command("search")(searching.search)
@@ -77,6 +77,9 @@ def _register() -> None:
     app.command("delete")(indexing.delete)
     app.command("info")(indexing.info)
     app.command("check")(checking.check)
+    app.command("copy")(transferring.copy)
+    app.command("push")(transferring.push)
+    app.command("pull")(transferring.pull)
     app.command("encode")(encoding.encode)
     app.command("demo")(demo.demo)
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,11 +13,8 @@ from typing import TYPE_CHECKING
 from diffretriever.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from diffretriever.representations import Provenance
+    from diffretriever.index import Index
     from diffretriever.retriever import DiffRetriever
-
-#: Holds the prompt of an index, so that a template from a file or a checkpoint is found again.
-PROMPT_FILE = "prompt.json"
 
 
 @dataclass(frozen=True)
@@ -61,15 +61,15 @@ class ModelOptions:
         )
 
 
-def remember_prompt(folder: Path, encoder: DiffRetriever) -> None:
-    """Keep the encoder's prompt beside the index."""
-    text = json.dumps(encoder.prompt.to_mapping(), ensure_ascii=False, indent=1)
-    (folder / PROMPT_FILE).write_text(text + "\n", encoding="utf-8")
+def remember_prompt(index: Index, encoder: DiffRetriever) -> None:
+    """Keep the encoder's prompt with the index, so that a template from a file or a checkpoint is found again."""
+    from diffretriever.index.notes import PROMPT_NOTE, write_note
+
+    write_note(index, PROMPT_NOTE, json.dumps(encoder.prompt.to_mapping(), ensure_ascii=False, indent=1) + "\n")
 
 
 def load_recorded(
-    folder: Path,
-    recorded: Provenance,
+    index: Index,
     *,
     model: str | None = None,
     device: str | None = None,
@@ -80,8 +80,7 @@ def load_recorded(
     """Return the encoder that an index was made with.
 
     Args:
-        folder: folder of the index.
-        recorded: provenance of the index.
+        index: the index, open.
         model: where the model is now, if not where it was.
         device: device to run on.
         dtype: dtype to run in.
@@ -91,37 +90,50 @@ def load_recorded(
     Raises:
         CheckpointError: the model is not where it was.
     """
-    options = ModelOptions(
-        model=model or recorded.model,
-        device=device,
-        dtype=dtype,
-        batch_tokens=batch_tokens,
-        query_slots=recorded.query_slots,
-        passage_slots=recorded.passage_slots,
-        prompt=prompt or _remembered_prompt(folder, recorded),
-        protocol=recorded.protocol,
-        readout=recorded.readout,
-        steps=recorded.steps,
-        max_query_length=recorded.max_query_length,
-        max_passage_length=recorded.max_passage_length,
-    )
-    try:
-        return options.load()
-    except CheckpointError as error:
-        if model is None:
-            raise CheckpointError(f"{error}; the index was made with it: say where it is now by --model") from error
-        raise
+    recorded = index.manifest.provenance
+    with _remembered_prompt(index, prompt) as chosen:
+        options = ModelOptions(
+            model=model or recorded.model,
+            device=device,
+            dtype=dtype,
+            batch_tokens=batch_tokens,
+            query_slots=recorded.query_slots,
+            passage_slots=recorded.passage_slots,
+            prompt=chosen,
+            protocol=recorded.protocol,
+            readout=recorded.readout,
+            steps=recorded.steps,
+            max_query_length=recorded.max_query_length,
+            max_passage_length=recorded.max_passage_length,
+        )
+        try:
+            return options.load()
+        except CheckpointError as error:
+            if model is None:
+                raise CheckpointError(f"{error}; the index was made with it: say where it is now by --model") from error
+            raise
 
 
-def _remembered_prompt(folder: Path, recorded: Provenance) -> str | None:
-    """Return the prompt of an index: its own file, else the bundled template of that name, else the model's own."""
+@contextmanager
+def _remembered_prompt(index: Index, given: str | None) -> Iterator[str | None]:
+    """Give the prompt of an index: the one asked for, its own, the bundled one of that name, else the model's own."""
+    from diffretriever.index.notes import PROMPT_NOTE, read_note
+
+    text = read_note(index, PROMPT_NOTE) if given is None else None
+    if text is None:
+        yield given or _bundled(index.manifest.provenance.prompt)
+        return
+    with tempfile.TemporaryDirectory(prefix="diffretriever-") as folder:
+        path = Path(folder) / PROMPT_NOTE
+        path.write_text(text, encoding="utf-8")
+        yield str(path)
+
+
+def _bundled(prompt: str) -> str | None:
     from diffretriever.errors import PromptError
     from diffretriever.prompts import Prompt
 
-    own = folder / PROMPT_FILE
-    if own.is_file():
-        return str(own)
     try:
-        return Prompt.load(recorded.prompt).name
+        return Prompt.load(prompt).name
     except PromptError:
         return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import Enum
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -63,7 +62,9 @@ Input = Annotated[
         "JSONL on standard input.",
     ),
 ]
-IndexFolder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the index.")]
+IndexFolder = Annotated[
+    str, typer.Argument(metavar="DIR", help="Folder of the index, or its address, such as qdrant://host:6333/name.")
+]
 Format = Annotated[
     FileFormat | None,
     typer.Option("--format", help="Format of INPUT, when its name does not tell.", show_default=False),

@@ -62,9 +62,7 @@ def search(
     condition = parse_conditions(where)
     asked = [Query("", question or "")] if queries is None else read_queries(queries)
     with closing(Index.open(folder)) as index:
-        encoder = load_recorded(
-            folder, index.manifest.provenance, model=model, device=device, dtype=dtype, prompt=prompt
-        )
+        encoder = load_recorded(index, model=model, device=device, dtype=dtype, prompt=prompt)
 
         def answer(encoded: Representations) -> list[list[Hit]]:
             return index.search_batch(encoded, k=k, mode=mode.value, alpha=alpha, fusion=fusion.value, where=condition)
