@@ -64,6 +64,14 @@ def test_wrong_places(cli, finished_index, tmp_path, server):
     assert outcome.code == 1
     assert "is not the address of a server" in outcome.err
     assert "diffretriever copy" in outcome.err
+    outcome = cli("pull", server.url("a"), server.url("b"))
+    assert outcome.code == 1
+    assert "where a folder is wanted" in outcome.err
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("text")
+    outcome = cli("index", corpus, "--out", server.url("c"))
+    assert outcome.code == 1
+    assert "make the index in a folder and use diffretriever push" in outcome.err
     outcome = cli("pull", server.url("nothing"), tmp_path / "other")
     assert outcome.code == 1
     assert "holds no collection of that name" in outcome.err

@@ -100,7 +100,7 @@ def test_options_that_do_not_go_together(tmp_path, encoder, server):
         Index.create(server.url("c"), encoder, replicas=0)
     from pathlib import Path
 
-    with pytest.raises(InputError, match="give it as a string"):
+    with pytest.raises(InputError, match="give an address as a string"):
         Index.open(Path("qdrant://host/name"))
 
 
@@ -268,6 +268,21 @@ def test_the_first_error_stops_the_rest():
     with pytest.raises(ServerError, match="broken"):
         in_parallel((lambda i=i: job(i) for i in range(1000)), 4, stop=stopped.set)
     assert len(begun) < 20
+
+
+def test_an_interruption_stops_what_runs():
+    begun, stopped = [], threading.Event()
+
+    def jobs():
+        for i in range(1000):
+            if i == 6:
+                raise KeyboardInterrupt
+            yield lambda i=i: (begun.append(i), stopped.wait(10))
+
+    with pytest.raises(KeyboardInterrupt):
+        in_parallel(jobs(), 4, stop=stopped.set)
+    assert stopped.is_set()
+    assert len(begun) <= 6
 
 
 def test_requests_are_bounded_in_size(server, encoder, monkeypatch):

@@ -61,7 +61,9 @@ def index(
 ) -> None:
     """Encode the passages of INPUT into a new index; the same command goes on after an interruption."""
     from diffretriever.index import Storage
+    from diffretriever.index.cluster_location import is_cluster
 
+    is_cluster(out)  # refuses an address, which would become a strange folder
     chosen = Storage(storage.value, pca, drop, rescore)
     choice = ModelOptions(
         model, device, dtype, batch_tokens, query_slots, passage_slots, prompt, protocol, readout, steps

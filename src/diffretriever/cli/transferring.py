@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,7 +13,7 @@ from diffretriever.cli.indexing import Backend
 Source = Annotated[str, typer.Argument(metavar="SOURCE", help="Folder or address of the index to copy.")]
 Target = Annotated[str, typer.Argument(metavar="TARGET", help="Folder or address of the copy; made if need be.")]
 Address = Annotated[str, typer.Argument(metavar="SERVER", help="Address, such as qdrant://host:6333/name.")]
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the index.")]
+Folder = Annotated[str, typer.Argument(metavar="DIR", help="Folder of the index.")]
 Delete = Annotated[bool, typer.Option("--delete", help="Remove from the target what the source does not hold.")]
 NewBackend = Annotated[
     Backend | None,
@@ -52,14 +51,14 @@ def push(
     delete: Delete = False,
 ) -> None:
     """Copy an index from a folder to a server; the same command goes on after an interruption."""
-    _refuse_folder(server)
-    _copy(str(folder), server, shards=shards, replicas=replicas, delete=delete)
+    _check_sides(folder, server)
+    _copy(folder, server, shards=shards, replicas=replicas, delete=delete)
 
 
 def pull(server: Address, folder: Folder, backend: NewBackend = None, delete: Delete = False) -> None:
     """Copy an index from a server to a folder; the same command goes on after an interruption."""
-    _refuse_folder(server)
-    _copy(server, str(folder), backend=backend, delete=delete)
+    _check_sides(folder, server)
+    _copy(server, folder, backend=backend, delete=delete)
 
 
 def _copy(
@@ -107,10 +106,15 @@ def _copy(
     message(f"both hold {done.source.passages:,} passages, checksum {done.source}")
 
 
-def _refuse_folder(server: str) -> None:
+def _check_sides(folder: str, server: str) -> None:
     from diffretriever.errors import InputError
-    from diffretriever.index.cluster_location import is_cluster
+    from diffretriever.index.cluster_location import ClusterLocation, is_cluster
 
+    if is_cluster(folder):
+        raise InputError(
+            f"{ClusterLocation.parse(folder)} is the address of a server where a folder is wanted; between servers, "
+            "use diffretriever copy"
+        )
     if not is_cluster(server):
         raise InputError(
             f"{server} is not the address of a server, such as qdrant://host:6333/name; between folders, use "

@@ -11,6 +11,7 @@ from diffretriever.index.searching import Mode
 from diffretriever.index.stats import IndexStats
 from diffretriever.index.storage import Storage
 from diffretriever.index.store import Store, StoredPassage
+from diffretriever.index.transfer import Transfer, copy_index
 
 __all__ = [
     "AllOf",
@@ -29,5 +30,7 @@ __all__ = [
     "Storage",
     "Store",
     "StoredPassage",
+    "Transfer",
+    "copy_index",
     "parse_filter",
 ]

@@ -121,5 +121,8 @@ def is_cluster(path: str | Path | None) -> bool:
         InputError: an address was made a `Path`, which loses a slash of it.
     """
     if isinstance(path, Path) and path.parts and path.parts[0] in ("qdrant:", "qdrants:"):
-        raise InputError(f"{path} is the address of a server as a Path; give it as a string: {_FORM}")
+        raise InputError(
+            f"{path} looks like the address of a server where a folder is wanted; in Python, give an address as a "
+            f"string ({_FORM}); on the command line, make the index in a folder and use diffretriever push"
+        )
     return isinstance(path, str) and path.partition("://")[0] in _SCHEMES and "://" in path
