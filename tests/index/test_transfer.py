@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import threading
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -133,6 +136,40 @@ def test_an_interrupted_copy_goes_on(tmp_path, server, monkeypatch):
     monkeypatch.setattr(server, "_carry_out", failing)
     with pytest.raises(ServerError, match="400, no"):
         copy_index(source, target)
+    with Index.open(target) as index:
+        held = len(index)
+    assert 0 < held < 32
+    done = copy_index(source, target)
+    assert done.complete
+    assert (done.written, done.unchanged) == (32 - held, held)
+    assert contents(target) == contents(source)
+
+
+def test_a_killed_copy_goes_on(tmp_path, server, monkeypatch):
+    source, target = fill(tmp_path / "a", "edge"), server.url("c")
+    code = (
+        "from diffretriever.index import transfer\n"
+        "transfer._PASSAGES = 3\n"
+        f"transfer.copy_index({str(source)!r}, {target!r})\n"
+    )
+    carry_out, writes, killed = server._carry_out, [], threading.Event()
+
+    def stalling(method, path, body):
+        writes.append(path) if method == "PUT" else None
+        if len(writes) <= 4:  # the collection and three batches
+            return carry_out(method, path, body)
+        reached.set()
+        killed.wait(60)
+        return 503, {"status": {"error": "too late"}}
+
+    reached = threading.Event()
+    monkeypatch.setattr(server, "_carry_out", stalling)
+    process = subprocess.Popen([sys.executable, "-c", code])
+    assert reached.wait(60)
+    process.kill()
+    process.wait()
+    killed.set()
+    monkeypatch.setattr(server, "_carry_out", carry_out)
     with Index.open(target) as index:
         held = len(index)
     assert 0 < held < 32
