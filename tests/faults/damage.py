@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from diffretriever.corpus import Passage
@@ -29,9 +30,11 @@ from tests.faults.writer import make_small_steps
 Damage = Callable[[Path, random.Random], None]
 _PATIENCE = 20.0
 #: How a case may end. "refused": opening or checking raises IndexFormatError. "found": check reports it. "intact":
-#: every passage and search is right. The others are bugs: another error, with or without a name of this package, a
-#: wrong answer that check does not report, a process that dies or hangs, code of the file that ran.
-GOOD = ("refused", "found", "intact")
+#: every passage and search is right. "mended": after a repair the index opens, check finds nothing, and each passage
+#: that is left has the vectors and terms of its own text. "given up": the engine died or hung on being told to open
+#: what it had refused. The others are bugs: another error, with or without a name
+#: of this package, a wrong answer that check does not report, a process that dies or hangs, code of the file that ran.
+GOOD = ("refused", "found", "intact", "mended", "given up")
 
 
 def build(folder: Path, backend: str) -> dict[str, Passage]:
@@ -119,15 +122,15 @@ COPY, CODE_RAN = "copy", "code ran"
 ONCE: tuple[Damage, ...] = (remove, empty, halve, shorten, lengthen, zero, replace_by_pickle)
 
 
-def outcome(folder: Path, expected: dict[str, Passage], seed: int) -> str:
-    """Open a damaged folder in a fork, and return in a word how that ended."""
+def outcome(look: Callable[[], str]) -> str:
+    """Do something with a damaged folder in a fork, and return in a word how that ended."""
     receiver, sender = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.close(receiver)
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 2)
-        os.write(sender, _look(folder, expected, random.Random(seed)).encode()[:4000])
+        os.write(sender, _named(look).encode(errors="replace")[:4000])
         os._exit(0)
     os.close(sender)
     deadline = time.monotonic() + _PATIENCE
@@ -143,23 +146,42 @@ def outcome(folder: Path, expected: dict[str, Passage], seed: int) -> str:
     return said or f"dies: {os.waitstatus_to_exitcode(ended[1])}"
 
 
-def _look(folder: Path, expected: dict[str, Passage], rng: random.Random) -> str:
+def _named(look: Callable[[], str]) -> str:
     try:
-        try:
-            index = Index.open(folder)
-            if problems := index.check().problems:
-                return f"found: {problems[0]}"
-        except IndexFormatError as error:
-            return f"refused: {error}"
-        held, wrong = held_passages(index)
-        if held != expected or wrong:
-            return f"wrong: {len(held)} of {len(expected)} passages {(wrong or [''])[0]}"
-        mistakes = wrong_searches(index, held, rng, 3)[1]
-        return f"wrong: {mistakes[0]}" if mistakes else "intact"
+        return look()
+    except IndexFormatError as error:
+        return f"refused: {error}"
     except DiffRetrieverError as error:
         return f"error: {type(error).__name__} {error}"
     except BaseException as error:
         return f"unnamed: {type(error).__name__} {error}"
+
+
+def _open(folder: Path, expected: dict[str, Passage], rng: random.Random) -> str:
+    index = Index.open(folder)
+    if problems := index.check().problems:
+        return f"found: {problems[0]}"
+    try:
+        held, wrong = held_passages(index)
+    except IndexFormatError as error:
+        return f"wrong: check found nothing, and yet {error}"
+    if held != expected or wrong:
+        return f"wrong: {len(held)} of {len(expected)} passages {(wrong or [''])[0]}"
+    mistakes = wrong_searches(index, held, rng, 3)[1]
+    return f"wrong: {mistakes[0]}" if mistakes else "intact"
+
+
+def _repair(folder: Path, expected: dict[str, Passage], rng: random.Random) -> str:
+    with Index.open(folder, salvage=True) as index:
+        report = index.check(repair=True)
+    with Index.open(folder) as index:
+        if problems := index.check().problems:
+            return f"not mended: {problems[0]}"
+        held, wrong = held_passages(index)
+        mistakes = wrong or wrong_searches(index, held, rng, 2)[1]
+    if held != expected and not report.problems:
+        return f"wrong: a repair found nothing and left {len(held)} of {len(expected)} passages"
+    return f"wrong: {mistakes[0]}" if mistakes else f"mended: {len(held)} passages"
 
 
 def survey(
@@ -176,8 +198,12 @@ def survey(
         copy = root / COPY
         copy_sparse(root / "whole", copy)
         damage(copy / name, rng)
-        said = outcome(copy, expected, rng.randrange(1 << 30))
-        outcomes[str(name), damage.__name__].append("code ran" if (root / CODE_RAN).exists() else said)
+        seen = random.Random(rng.random())
+        said = [outcome(partial(_open, copy, expected, seen))]
+        if said[0].split(":")[0] in ("refused", "found"):
+            mended = outcome(partial(_repair, copy, expected, seen))
+            said.append(f"given up: {mended}" if mended.startswith(("dies", "hangs")) else mended)
+        outcomes[str(name), damage.__name__] += ["code ran"] if (root / CODE_RAN).exists() else said
         shutil.rmtree(copy)
     return outcomes
 
