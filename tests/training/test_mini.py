@@ -1,0 +1,64 @@
+"""The shipped model does what its card says, in the small."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from diffretriever import DiffRetriever
+from diffretriever.scoring import maxsim, single_dense, sparse_dot
+
+PASSAGES = [
+    "The tilt of the earth's axis causes the seasons: each hemisphere leans towards the sun for half of the year.",
+    "Bread dough rises because yeast turns sugar into carbon dioxide, which the gluten in the flour holds back.",
+    "Vitamin D supplementation protected against acute respiratory tract infection in a meta-analysis of trials.",
+    "A hash table stores keys in an array; the index of a key is computed from the key by a hash function.",
+    "The violin has four strings tuned in perfect fifths and is played with a bow of horsehair.",
+]
+QUERIES = [
+    "why is it cold in winter",
+    "what makes a loaf grow before baking",
+    "does vitamin d prevent colds",
+    "data structure for looking up values by key",
+    "string instrument",
+]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return DiffRetriever.from_pretrained("mini", device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def encoded(model):
+    return model.encode_queries(QUERIES, words=3), model.encode_passages(PASSAGES, words=3)
+
+
+@pytest.mark.parametrize("score", [maxsim, single_dense])
+def test_each_query_finds_its_passage(encoded, score):
+    assert np.asarray(score(*encoded)).argmax(axis=1).tolist() == list(range(len(QUERIES)))
+
+
+def test_a_passage_has_sixteen_slots_that_differ(model, encoded):
+    _, passages = encoded
+    assert (model.settings.query_slots, model.settings.passage_slots) == (4, 16)
+    for i in range(len(PASSAGES)):
+        slots = passages.vectors(i)
+        assert slots.shape == (16, 384)
+        cosines = (slots @ slots.T)[~np.eye(16, dtype=bool)]
+        assert cosines.mean() < 0.9
+
+
+def test_terms_are_the_text_s_own_and_the_telling_ones_weigh_more(model, encoded):
+    queries, passages = encoded
+    weights = {model.term(i): w for i, w in zip(passages.sparse[4].indices, passages.sparse[4].data, strict=True)}
+    assert weights["violin"] == max(weights.values())
+    assert set(weights) <= {model.term(i) for i in model.content.ids(PASSAGES[4])}
+    assert sparse_dot(queries, passages)[2].argmax() == 2
+
+
+def test_slots_say_words(encoded):
+    _, passages = encoded
+    for i in range(len(PASSAGES)):
+        said = {words[0].word for words in passages.slot_words(i)}
+        assert len(said) >= 4
