@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from qdrant_client.models import UpdateResult
 from tests.index.qdrant_server import Server
 
 
@@ -52,7 +53,8 @@ def test_a_second_copy_only_brings_what_changed(cli, index_folder, tmp_path):
 
 def test_a_copy_that_differs_is_an_error(cli, finished_index, server, monkeypatch):
     upsert = server.engine.upsert
-    monkeypatch.setattr(server.engine, "upsert", lambda name, points: upsert(name, points[:-1]))
+    done = UpdateResult(operation_id=0, status="completed")
+    monkeypatch.setattr(server.engine, "upsert", lambda name, p: upsert(name, p[:-1]) if len(p) > 1 else done)
     outcome = cli("push", finished_index, server.url("c"))
     assert outcome.code == 1
     assert "error: the copy differs: source 10-" in outcome.err

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from qdrant_client.models import PointVectors, UpdateResult
 
 from diffretriever.corpus import Passage
 from diffretriever.errors import IndexFormatError, IndexMismatchError, InputError, ServerError
@@ -198,6 +199,19 @@ def test_what_differs_is_replaced_and_what_is_extra_is_said(tmp_path, server):
     assert contents(target) == contents(source)
 
 
+def test_what_was_damaged_there_is_mended(tmp_path, server):
+    source, target = fill(tmp_path / "a", "edge"), server.url("c")
+    copy_index(source, target)
+    whole = contents(target)
+    points = server.engine.scroll("c", limit=3, with_vectors=True)[0]
+    vectors = [{"multi": [[0.5] * 16, [0.0] * 16]} for _ in points]
+    server.engine.update_vectors("c", [PointVectors(id=p.id, vector=v) for p, v in zip(points, vectors, strict=True)])
+    assert contents(target) != whole
+    done = copy_index(source, target)
+    assert (done.written, done.unchanged, done.mended, done.complete) == (0, 32, 3, True)
+    assert contents(target) == whole
+
+
 @pytest.mark.parametrize("damage", ["vector", "weight", "text", "loss"])
 def test_what_arrives_otherwise_is_noticed(tmp_path, server, monkeypatch, damage):
     source, target = fill(tmp_path / "a", "edge"), server.url("c")
@@ -212,11 +226,13 @@ def test_what_arrives_otherwise_is_noticed(tmp_path, server, monkeypatch, damage
                     point.vector["sparse"].values[0] += 1
                 elif damage == "text":
                     point.payload["text"] += " "
-        return upsert(name, [p for p in points if damage != "loss" or p.payload["id"] != "p15"])
+        kept = [p for p in points if damage != "loss" or p.payload["id"] != "p15"]
+        return upsert(name, kept) if kept else UpdateResult(operation_id=0, status="completed")
 
     monkeypatch.setattr(server.engine, "upsert", damaged)
     done = copy_index(source, target)
     assert not done.complete
+    assert done.mended == 1
     assert done.source != done.target
     assert (done.source.passages == done.target.passages) == (damage != "loss")
 

@@ -93,7 +93,8 @@ def _copy(
         raise typer.Exit(130) from None
     removed = f", {done.removed:,} removed" if done.removed else ""
     took = time_text(time.monotonic() - started)
-    message(f"{done.written:,} passages copied, {done.unchanged:,} were there already{removed}, in {took}")
+    mended = f", {done.mended:,} of these were damaged and written anew" if done.mended else ""
+    message(f"{done.written:,} passages copied, {done.unchanged:,} were there already{mended}{removed}, in {took}")
     if done.source != done.target:
         message(f"error: the copy differs: source {done.source}, target {done.target}; repeat the command")
     if done.extra:

@@ -32,6 +32,7 @@ class Transfer:
     Attributes:
         written: passages that the target lacked or had otherwise.
         unchanged: passages that the target held already.
+        mended: passages, written or unchanged, that the target did not hold as it had recorded, written anew.
         removed: passages that only the target held, and that were removed.
         extra: passages that only the target holds still.
         source: checksum of the source.
@@ -40,6 +41,7 @@ class Transfer:
 
     written: int
     unchanged: int
+    mended: int
     removed: int
     extra: int
     source: Checksum
@@ -54,8 +56,9 @@ class Transfer:
 def transfer(source: IndexReader, target: Index, *, delete: bool = False, progress: bool = False) -> Transfer:
     """Copy the passages of one open index into another, with their vectors, terms, words and metadata.
 
-    Passages that the target holds with the same content are left alone, so a transfer that was interrupted is completed
-    by doing it again. At the end everything is read back from the target and compared.
+    Passages that the target records with the same content are left alone, so a transfer that was interrupted is
+    completed by doing it again. At the end everything is read back from the target and compared; if it is not what was
+    recorded, what differs is written anew, once.
 
     Args:
         source: the index to copy; it must not be written to meanwhile.
@@ -75,9 +78,13 @@ def transfer(source: IndexReader, target: Index, *, delete: bool = False, progre
     removed = 0
     if delete and extra:
         removed, extra = target.delete(sorted(extra)), set()
-    with progress_bar("checking", len(target), enabled=progress) as advance:
-        received = Checksum.of(_digests(target._store, copy.batch_size, advance, extra))
-    return Transfer(copy.written, copy.unchanged, removed, len(extra), sent, received)
+    received, written, mended = copy.received(extra, progress), copy.written, 0
+    if received != sent:
+        copy.thorough = True
+        with progress_bar("mending", len(source), enabled=progress) as advance:
+            sent = Checksum.of(copy.digests(advance))
+        received, mended = copy.received(extra, progress), copy.written - written
+    return Transfer(written, sent.passages - written, mended, removed, len(extra), sent, received)
 
 
 def copy_index(
@@ -145,11 +152,18 @@ def _plain(storage: Storage) -> Storage:
 
 
 class _Copy:
-    """Copying, batch by batch."""
+    """Copying, batch by batch.
+
+    Attributes:
+        batch_size: passages at a time.
+        written: passages that were written.
+        thorough: whether to look at what the target holds rather than at what it recorded of it.
+    """
 
     def __init__(self, source: Store, target: Store, batch_size: int) -> None:
         self.batch_size = batch_size
-        self.written = self.unchanged = 0
+        self.written = 0
+        self.thorough = False
         self._source = source
         self._target = target
         self._empty = len(target) == 0
@@ -176,15 +190,23 @@ class _Copy:
             found.update(i for i, record in zip(ids, records, strict=True) if record is None)
         return found
 
+    def received(self, extra: set[str], progress: bool) -> Checksum:
+        """Return the checksum of what is read back from the target, without the extra passages."""
+        with progress_bar("checking", len(self._target), enabled=progress) as advance:
+            return Checksum.of(_digests(self._target, self.batch_size, advance, extra))
+
     def _copy(self, stored: Sequence[StoredPassage], digests: Sequence[bytes]) -> None:
         ids = [s.passage.passage_id for s in stored]
-        held = [None] * len(ids) if self._empty else self._target.digests(ids)
+        held: Sequence[bytes | None] = [None] * len(ids)
+        if self.thorough:
+            held = [None if s is None else _digest(s) for s in self._target.get_many(ids)]
+        elif not self._empty:
+            held = self._target.digests(ids)
         new = [s for s, here, there in zip(stored, digests, held, strict=True) if here != there]
         for passages in _by_words(new):
             rows = Representations.concatenate([s.representations for s in passages])
             self._target.upsert([s.passage for s in passages], rows)
         self.written += len(new)
-        self.unchanged += len(stored) - len(new)
 
 
 def _stored(store: Store, batch_size: int) -> Iterator[list[StoredPassage]]:
