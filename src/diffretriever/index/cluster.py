@@ -172,10 +172,20 @@ class ClusterStore:
         raise InputError("an index on a server is not copied to a folder this way; use the server's snapshots")
 
     def search(
-        self, queries: Representations, mode: StoreMode, k: int, *, where: Filter | None, exact: bool | None
+        self,
+        queries: Representations,
+        mode: StoreMode,
+        k: int,
+        *,
+        where: Filter | None,
+        exact: bool | None,
+        among: Sequence[str] | None = None,
     ) -> list[Ranking]:
         """Return the k best passages of each query; dense searches of many passages approximate by default."""
         condition = None if where is None else cluster_filter(where)
+        if among is not None:
+            chosen = models.HasIdCondition(has_id=[str(point_id(i)) for i in among])
+            condition = models.Filter(must=[chosen] if condition is None else [condition, chosen])
         choices = [mode == "sparse" or self._is_exact(queries, i, mode, exact) for i in range(len(queries))]
         if mode == "sparse":
             asks = [_sparse_ask(queries, i, condition) for i in range(len(queries))]

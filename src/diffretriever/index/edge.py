@@ -144,10 +144,20 @@ class EdgeStore:
         copy_folder(self._folder, folder)
 
     def search(
-        self, queries: Representations, mode: StoreMode, k: int, *, where: Filter | None, exact: bool | None
+        self,
+        queries: Representations,
+        mode: StoreMode,
+        k: int,
+        *,
+        where: Filter | None,
+        exact: bool | None,
+        among: Sequence[str] | None = None,
     ) -> list[Ranking]:
         """Return the k best passages of each query; dense searches of many passages approximate by default."""
         condition = None if where is None else edge_filter(where)
+        if among is not None:
+            chosen = qe.Filter(must=[qe.HasIdCondition({point_id(i) for i in among})])
+            condition = chosen if condition is None else qe.Filter(must=[condition, chosen])
         if mode == "sparse":
             return [self._search_sparse(queries.sparse[i], k, condition) for i in range(len(queries))]
         return [self._search_dense(queries, i, mode, k, condition, exact) for i in range(len(queries))]

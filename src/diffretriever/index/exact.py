@@ -160,12 +160,22 @@ class ExactStore:
             self._merge(0)
 
     def search(
-        self, queries: Representations, mode: StoreMode, k: int, *, where: Filter | None, exact: bool | None
+        self,
+        queries: Representations,
+        mode: StoreMode,
+        k: int,
+        *,
+        where: Filter | None,
+        exact: bool | None,
+        among: Sequence[str] | None = None,
     ) -> list[Ranking]:
         """Return the k best passages of each query; always exact, whatever `exact` says."""
         found: list[Ranking] = []
+        chosen = None if among is None else frozenset(among)
         for start in range(0, len(queries), _QUERY_BLOCK):
-            found.extend(search_parts(self._parts, queries.select(slice(start, start + _QUERY_BLOCK)), mode, k, where))
+            found.extend(
+                search_parts(self._parts, queries.select(slice(start, start + _QUERY_BLOCK)), mode, k, where, chosen)
+            )
         return found
 
     def maintain(self) -> None:

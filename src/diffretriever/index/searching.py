@@ -75,10 +75,31 @@ def _results(store: Store, queries: Representations, options: SearchOptions) -> 
     depth = max(options.depth, options.k)
     dense = store.search(queries, options.dense, depth, where=where, exact=exact)
     sparse = store.search(queries, "sparse", depth, where=where, exact=exact)
+    dense = [
+        _completed(store, queries.select([i]), d, s, options, depth)
+        for i, (d, s) in enumerate(zip(dense, sparse, strict=True))
+    ]
     return [
         _Result(fuse(d, s, method=options.fusion, alpha=options.alpha, depth=depth), d, s)
         for d, s in zip(dense, sparse, strict=True)
     ]
+
+
+def _completed(
+    store: Store, query: Representations, dense: Ranking, sparse: Ranking, options: SearchOptions, depth: int
+) -> Ranking:
+    """Return a dense ranking that no longer lacks passages of the sparse one.
+
+    An approximate search overlooks passages. Those that the terms find are known at once, so they get their own dense
+    score instead of the 0 that a passage below the end of the ranking gets.
+    """
+    listed = set(dense.passage_ids)
+    missing = [passage_id for passage_id in sparse.passage_ids if passage_id not in listed]
+    if dense.exact or not missing or not len(dense):
+        return dense
+    found = store.search(query, options.dense, len(missing), where=None, exact=True, among=missing)[0]
+    ids, scores = [*dense.passage_ids, *found.passage_ids], [*dense.scores.tolist(), *found.scores.tolist()]
+    return Ranking.sort(ids, scores, k=depth, exact=False)
 
 
 def _hits(store: Store, result: _Result, k: int) -> list[Hit]:

@@ -119,7 +119,14 @@ class Store(Protocol):
         ...
 
     def search(
-        self, queries: Representations, mode: StoreMode, k: int, *, where: Filter | None, exact: bool | None
+        self,
+        queries: Representations,
+        mode: StoreMode,
+        k: int,
+        *,
+        where: Filter | None,
+        exact: bool | None,
+        among: Sequence[str] | None = None,
     ) -> list[Ranking]:
         """Return the k best passages of each query: score descending, passage id ascending where scores are equal.
 
@@ -132,6 +139,7 @@ class Store(Protocol):
             k: length of each ranking, at least 1.
             where: condition on the metadata.
             exact: True compares with every passage, False may approximate, None lets the store choose.
+            among: ids of the only passages to rank; None for all.
         """
         ...
 
