@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.mark.parametrize(("backend", "sample"), [("edge", 30), ("exact", 70)])
+@pytest.mark.parametrize(("backend", "sample"), [("edge", 16), ("exact", 40)])
 def test_a_damaged_file_is_never_read_as_if_it_were_whole(backend, sample):
     command = [sys.executable, "-m", "tests.faults.damage", "--backend", backend, "--sample", str(sample)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

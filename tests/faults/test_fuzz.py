@@ -26,7 +26,7 @@ from diffretriever.evaluation import read_qrels, read_run
 T = TypeVar("T")
 #: FUZZ_EXAMPLES=5000 runs longer.
 FUZZ = settings(
-    max_examples=int(os.environ.get("FUZZ_EXAMPLES", "100")), deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=int(os.environ.get("FUZZ_EXAMPLES", "60")), deadline=None, suppress_health_check=list(HealthCheck)
 )
 
 texts = st.text(max_size=12)

@@ -49,7 +49,7 @@ FORGETS_EVERYTHING = EXACT + "ExactStore._append = lambda self, entry: None"
     ids=["deletions", "everything"],
 )
 def test_a_store_that_forgets_is_found_out(prelude, verdict):
-    summary = run_harness("--kills", "10", "--backend", "exact", "--seed", "0", prelude=prelude)
+    summary = run_harness("--kills", "7", "--backend", "exact", "--seed", "0", prelude=prelude)
     assert verdict in {violation.split(":")[0] for violation in summary["violations"]}
 
 

@@ -17,7 +17,7 @@ from tests.index.hashing import HashEncoder
 TAKE_TURNS = """
 folder, name = Path(sys.argv[1]), sys.argv[2]
 added = refused = 0
-while added < 4:
+while added < 3:
     try:
         with Index.open(folder, make_encoder()) as index:
             index.add([Passage(f"{name}-{added}", f"w{added} {name}")])
@@ -34,7 +34,7 @@ def test_writers_that_run_at_once_take_turns(tmp_path, backend):
     for process in processes:
         finish(process)
     with Index.open(tmp_path / "index") as index:
-        assert set(index) == {f"{name}-{i}" for name in "ab" for i in range(4)}
+        assert set(index) == {f"{name}-{i}" for name in "ab" for i in range(3)}
         with pytest.raises(IndexLockedError, match="close it there"):
             Index.open(tmp_path / "index")
 
@@ -77,7 +77,7 @@ def add_one_id(folder, backend, times):
 
 
 def test_adding_one_id_again_and_again_keeps_the_index_small(tmp_path, backend):
-    files, size = add_one_id(tmp_path / "index", backend, 80)
+    files, size = add_one_id(tmp_path / "index", backend, 40)
     assert files < 200
     assert size < 5e6
 
