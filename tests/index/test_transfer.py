@@ -275,13 +275,13 @@ def test_lossy_storage_alone_cannot_be_copied(tmp_path):
         Index.create(tmp_path / "a", HashEncoder(), backend="exact") as old,
         Index.create(tmp_path / "b", HashEncoder()) as new,
     ):
-        old.manifest = replace(old.manifest, storage=Storage("int8", rescore=False))
-        with pytest.raises(IndexMismatchError, match=r"keeps its vectors as int8 alone.*snapshot"):
+        old.manifest = replace(old.manifest, storage=Storage(pca=8))
+        with pytest.raises(IndexMismatchError, match=r"keeps its vectors as float16, pca 8 alone.*snapshot"):
             transfer(old, new)
 
 
 def test_a_server_stores_no_lossy_vectors(server):
-    with pytest.raises(InputError, match="a server stores vectors as float16 or float32, not as int8"):
+    with pytest.raises(InputError, match="cluster keeps float16 or float32"):
         Index.create(server.url("c"), HashEncoder(), storage="int8")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from diffretriever.encoder import Encoder
     from diffretriever.index import Index, Storage
     from diffretriever.index.manifest import Backend
+    from diffretriever.representations import Representations
 
 BUILD_NOTE = "build.json"
 
@@ -90,9 +91,27 @@ def refuse_finished(folder: Path) -> None:
 
 
 def begin(
-    folder: Path, build: Build, encoder: Encoder, backend: Backend, storage: Storage, *, overwrite: bool, durable: bool
+    folder: Path,
+    build: Build,
+    encoder: Encoder,
+    backend: Backend,
+    storage: Storage,
+    *,
+    sample: Callable[[], Representations],
+    overwrite: bool,
+    durable: bool,
 ) -> Index:
     """Return the index to be filled: a new one, or the one that the same command began.
+
+    Args:
+        folder: its folder.
+        build: what it is made of.
+        encoder: what encodes its passages.
+        backend: its engine.
+        storage: in what form it keeps vectors.
+        sample: gives representations of some of the passages; called when the storage needs them.
+        overwrite: replace an index that is there.
+        durable: see `Index.open`.
 
     Raises:
         InputError: there is one that was begun otherwise, or is finished.
@@ -101,7 +120,16 @@ def begin(
     from diffretriever.index.manifest import MANIFEST_FILE
 
     if overwrite or not (folder / MANIFEST_FILE).is_file():
-        new = Index.create(folder, encoder, backend=backend, storage=storage, overwrite=overwrite, durable=durable)
+        storage.check(encoder.dim, backend)
+        new = Index.create(
+            folder,
+            encoder,
+            backend=backend,
+            storage=storage,
+            sample=None if storage.pca is None else sample(),
+            overwrite=overwrite,
+            durable=durable,
+        )
         build.write(folder)
         return new
     begun = Build.read(folder)

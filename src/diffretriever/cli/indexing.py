@@ -7,6 +7,7 @@ import time
 from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
 from enum import Enum
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from diffretriever.corpus import Passage
     from diffretriever.encoder import Encoder
     from diffretriever.index import Index
+
+#: Passages from which principal components are found, and sizes and times estimated.
+SAMPLE = 512
 
 
 class Backend(str, Enum):
@@ -44,7 +48,6 @@ def index(
     storage: opt.StorageOption = opt.StorageDtype.FLOAT16,
     pca: opt.Pca = None,
     drop: opt.Drop = None,
-    rescore: opt.Rescore = True,
     durable: opt.Durable = False,
     words: opt.Words = 3,
     batch_size: opt.BatchSize = None,
@@ -64,7 +67,7 @@ def index(
     from diffretriever.index.cluster_location import is_cluster
 
     is_cluster(out)  # refuses an address, which would become a strange folder
-    chosen = Storage(storage.value, pca, drop, rescore)
+    chosen = Storage(storage.value, pca, drop)
     choice = ModelOptions(
         model, device, dtype, batch_tokens, query_slots, passage_slots, prompt, protocol, readout, steps
     )
@@ -78,7 +81,16 @@ def index(
         build = Build.of(
             source, encoder, backend.value, chosen, words=words, batch_size=step, format=file_format, on_error=on_error
         )
-        new = begin(out, build, encoder, backend.value, chosen, overwrite=overwrite, durable=durable)
+        new = begin(
+            out,
+            build,
+            encoder,
+            backend.value,
+            chosen,
+            sample=lambda: encoder.encode_passages(list(islice(passages, SAMPLE))),
+            overwrite=overwrite,
+            durable=durable,
+        )
         with closing(new):
             remember_prompt(new, encoder)
             known = set(new)

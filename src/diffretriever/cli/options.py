@@ -83,7 +83,13 @@ BatchSize = Annotated[
 ]
 _STORAGE = "Storage"
 StorageOption = Annotated[
-    StorageDtype, typer.Option("--storage", help="Numbers that vectors are stored as.", rich_help_panel=_STORAGE)
+    StorageDtype,
+    typer.Option(
+        "--storage",
+        help="Numbers that vectors are stored as; int8 and binary are held in memory and choose candidates for "
+        "float16 vectors left on disk.",
+        rich_help_panel=_STORAGE,
+    ),
 ]
 Pca = Annotated[
     int | None,
@@ -101,13 +107,6 @@ Drop = Annotated[
         max=1.0,
         help="Leave out slots whose cosine to an earlier one of the passage is greater than this.",
         show_default=False,
-        rich_help_panel=_STORAGE,
-    ),
-]
-Rescore = Annotated[
-    bool,
-    typer.Option(
-        help="Where --storage or --pca lose something, keep float16 vectors too, for exact scores of the candidates.",
         rich_help_panel=_STORAGE,
     ),
 ]

@@ -137,7 +137,7 @@ def _problem(stored: StoredPassage, digest: bytes | None, storage: Storage) -> s
         return "a term weight is not a positive number"
     if digest != passage_digest(stored.passage, r, 0):
         return "it is not as it was written"
-    if storage.is_lossy and not storage.rescore:
+    if storage.pca is not None:  # a projection shortens vectors
         return ""
     norms = np.linalg.norm(vectors, axis=1)
     if len(norms) and (worst := float(abs(norms - 1).max())) > _NORM:

@@ -1,40 +1,104 @@
-"""Codec: representations as a caller has them, made into those that an index stores and compares, and back."""
+"""Codec: representations as a caller has them, made into those that an index stores and compares, and back.
+
+Stores see only what comes out of here.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from hashlib import blake2b
+from pathlib import Path
 
 import numpy as np
 import scipy.sparse as sp
 
+from diffretriever.errors import IndexFormatError
+from diffretriever.index.compression import drop_redundant, fit_projection
+from diffretriever.index.manifest import Manifest, sync_folder
 from diffretriever.index.storage import Storage
 from diffretriever.representations import FloatArray, Representations
 
+PROJECTION_FILE = "projection.safetensors"
+
 
 class Codec:
-    """The changes that a storage makes to representations before any store sees them."""
+    """The changes that a storage makes to vectors."""
 
-    def __init__(self, storage: Storage) -> None:
-        """Take the storage of an index."""
-        self._storage = storage
+    def __init__(self, storage: Storage, projection: FloatArray | None = None) -> None:
+        """Take the storage of an index, and the [D, d] projection that it asks for."""
+        self.storage = storage
+        self.projection = projection
+
+    @staticmethod
+    def fit(storage: Storage, sample: FloatArray | None) -> Codec:
+        """Return a codec, fitted on a sample [n, D] of passages' vectors where it needs one.
+
+        Raises:
+            InputError: the sample is too small.
+        """
+        if storage.pca is None:
+            return Codec(storage)
+        return Codec(storage, fit_projection(np.zeros((0, 1), np.float32) if sample is None else sample, storage.pca))
+
+    @property
+    def digest(self) -> str:
+        """Digest of the projection; "" without one."""
+        if self.projection is None:
+            return ""
+        return blake2b(self.projection.astype("<f4").tobytes(), digest_size=16).hexdigest()
+
+    def save(self, folder: Path) -> None:
+        """Write the projection, if there is one, into an index folder."""
+        if self.projection is not None:
+            from safetensors.numpy import save_file
+
+            save_file({"projection": self.projection}, folder / PROJECTION_FILE)
+            sync_folder(folder)
+
+    @staticmethod
+    def load(folder: Path, manifest: Manifest) -> Codec:
+        """Return the codec of an index folder.
+
+        Raises:
+            IndexFormatError: its projection is missing or damaged.
+        """
+        if manifest.storage.pca is None:
+            return Codec(manifest.storage)
+        from safetensors.numpy import load_file
+
+        path = folder / PROJECTION_FILE
+        try:
+            codec = Codec(manifest.storage, load_file(path)["projection"])
+        except Exception as error:  # safetensors has errors of its own
+            raise IndexFormatError(f"{path} cannot be read ({error}); restore it from a copy or rebuild") from error
+        if codec.digest != manifest.projection:
+            raise IndexFormatError(f"{path} is not as it was written; restore it from a copy or rebuild the index")
+        return codec
 
     def passages(self, representations: Representations) -> Representations:
         """Return passages as they are stored."""
-        return replace(
-            representations,
-            dense=self._round(representations.dense),
-            pooled=self._round(representations.pooled),
-            sparse=canonical_terms(representations.sparse),
-        )
+        r = representations
+        if self.storage.drop is not None:
+            r = drop_redundant(r, self.storage.drop)
+        return replace(self.queries(r), sparse=canonical_terms(r.sparse))
 
     def queries(self, representations: Representations) -> Representations:
         """Return queries as they are compared: rounded as passages are, so that every store gives the same scores."""
-        return replace(
-            representations, dense=self._round(representations.dense), pooled=self._round(representations.pooled)
-        )
+        r = representations
+        return replace(r, dense=self._round(self._project(r.dense)), pooled=self._round(self._project(r.pooled)))
+
+    def restored(self, representations: Representations) -> Representations:
+        """Return stored passages, or compared queries, in the space they came from; their products stay the same."""
+        if self.projection is None:
+            return representations
+        back = self.projection.T
+        return replace(representations, dense=representations.dense @ back, pooled=representations.pooled @ back)
+
+    def _project(self, vectors: FloatArray) -> FloatArray:
+        return vectors if self.projection is None else vectors @ self.projection
 
     def _round(self, vectors: FloatArray) -> FloatArray:
-        return vectors.astype(self._storage.precision).astype(np.float32)
+        return vectors.astype(self.storage.precision).astype(np.float32)
 
 
 def canonical_terms(weights: sp.csr_matrix) -> sp.csr_matrix:

@@ -43,6 +43,8 @@ from diffretriever.representations import Representations
 EXACT_MULTI_WORK, EXACT_SINGLE_WORK = 10**9, 10**8
 #: Candidates by pooled vector that MaxSim reranks when the search is approximate.
 CANDIDATES, CANDIDATES_PER_HIT = 1000, 4
+#: Candidates that codes choose for each hit.
+OVERSAMPLING: dict[str, float] = {"int8": 4.0, "binary": 16.0}
 #: Most numbers of one write: bounds the write-ahead log's entries.
 _WRITE_NUMBERS = 2_000_000
 #: How often about a write goes to disk: its log, its points, and what the files reserve.
@@ -223,7 +225,7 @@ class EdgeStore:
         if len(slots) == 0:
             return Ranking([], np.zeros(0))
         if exact is None:
-            exact = self._affordable(mode, len(slots))
+            exact = self._affordable(mode, len(slots)) and (mode == "single" or not self._manifest.storage.has_codes)
         pooled = qe.Query.Nearest(queries.pooled[i].tolist(), using="pooled")
         multi = qe.Query.Nearest(slots.tolist(), using="multi")
         wanted = max(CANDIDATES, CANDIDATES_PER_HIT * k)
@@ -233,14 +235,18 @@ class EdgeStore:
                 params = qe.SearchParams(exact=exact)
                 return qe.QueryRequest(query=pooled, limit=limit, filter=condition, params=params)
             if exact:
-                return qe.QueryRequest(query=multi, limit=limit, filter=condition)
+                params = qe.SearchParams(quantization=qe.QuantizationSearchParams(ignore=True))
+                return qe.QueryRequest(query=multi, limit=limit, filter=condition, params=params)
+            if (more := OVERSAMPLING.get(self._manifest.storage.dtype)) is not None:
+                params = qe.SearchParams(quantization=qe.QuantizationSearchParams(rescore=True, oversampling=more))
+                return qe.QueryRequest(query=multi, limit=limit, filter=condition, params=params)
             candidates = qe.Prefetch(limit=max(wanted, limit), query=pooled, filter=condition)
             return qe.QueryRequest(query=multi, limit=limit, prefetches=[candidates])
 
         return self._ranking(self._past_ties(k, request), k, exact=exact, floor=None)
 
     def _affordable(self, mode: StoreMode, query_slots: int) -> bool:
-        numbers = len(self) * self._manifest.dim
+        numbers = len(self) * self._manifest.width
         if mode == "single":
             return numbers <= EXACT_SINGLE_WORK
         return numbers * (self._manifest.provenance.passage_slots + 1) * query_slots <= EXACT_MULTI_WORK

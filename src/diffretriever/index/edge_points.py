@@ -19,17 +19,24 @@ def engine_config(manifest: Manifest) -> qe.EdgeConfig:
     """Return the layout of a point: which vectors it has, of what width and precision."""
     kinds = {"float16": qe.VectorStorageDatatype.Float16, "float32": qe.VectorStorageDatatype.Float32}
     datatype = kinds[manifest.storage.precision]
+    codes: dict[str, qe.ScalarQuantizationConfig | qe.BinaryQuantizationConfig] = {
+        "int8": qe.ScalarQuantizationConfig(qe.ScalarType.Int8, memory=qe.Memory.Pinned),
+        "binary": qe.BinaryQuantizationConfig(memory=qe.Memory.Pinned),
+    }
     vectors = {}
     if manifest.dim:
         vectors["multi"] = qe.EdgeVectorParams(
-            size=manifest.dim,
+            size=manifest.width,
             distance=qe.Distance.Dot,
             datatype=datatype,
+            quantization_config=codes.get(manifest.storage.dtype),
+            # Where codes choose the candidates, the vectors themselves are read for those alone.
+            memory=qe.Memory.Cold if manifest.storage.has_codes else None,
             multivector_config=qe.MultiVectorConfig(qe.MultiVectorComparator.MaxSim),
             # m=0: no graph. It would take minutes to build and the pooled one finds candidates as well.
             hnsw_config=qe.HnswIndexConfig(m=0, ef_construct=100, full_scan_threshold=10_000),
         )
-        vectors["pooled"] = qe.EdgeVectorParams(size=manifest.dim, distance=qe.Distance.Dot, datatype=datatype)
+        vectors["pooled"] = qe.EdgeVectorParams(size=manifest.width, distance=qe.Distance.Dot, datatype=datatype)
     sparse = {"sparse": qe.EdgeSparseVectorParams()} if manifest.vocabulary_size else None
     return qe.EdgeConfig(vectors=vectors or None, sparse_vectors=sparse)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from diffretriever.errors import IndexFormatError, InputError
 from diffretriever.index.checking import checksum_of
+from diffretriever.index.codec import PROJECTION_FILE, Codec
 from diffretriever.index.copying import copy_file
 from diffretriever.index.digests import Checksum
 from diffretriever.index.lock import LOCK_FILE, FolderLock
@@ -19,8 +20,8 @@ from diffretriever.index.seal import SEAL_FILE, Seal, break_seal, small_files
 from diffretriever.index.store import Store
 
 _STORE = "store"
-#: Files that the command line keeps beside an index.
-EXTRA_FILES = ("build.json", "prompt.json")
+#: Files that may stand beside the manifest.
+EXTRA_FILES = ("build.json", "prompt.json", PROJECTION_FILE)
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class IndexFolder:
     store: Store
 
     @staticmethod
-    def create(path: Path, manifest: Manifest, *, overwrite: bool) -> IndexFolder:
+    def create(path: Path, manifest: Manifest, *, overwrite: bool, codec: Codec | None = None) -> IndexFolder:
         """Make a new index folder.
 
         Raises:
@@ -59,6 +60,8 @@ class IndexFolder:
             if (path / _STORE).exists():
                 shutil.rmtree(path / _STORE)
             store = open_store(manifest, path / _STORE)
+            if codec is not None:
+                codec.save(path)
             manifest.write(path)
         except BaseException:
             lock.release()

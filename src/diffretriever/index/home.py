@@ -7,6 +7,7 @@ from typing import Protocol
 
 from diffretriever.errors import InputError, MissingExtraError
 from diffretriever.index.cluster_location import ClusterLocation, is_cluster
+from diffretriever.index.codec import Codec
 from diffretriever.index.folder import IndexFolder
 from diffretriever.index.manifest import MANIFEST_FILE, Backend, Manifest
 from diffretriever.index.store import Store
@@ -57,7 +58,13 @@ def backend_of(path: str | Path | None, asked: Backend | None) -> Backend:
 
 
 def create_home(
-    path: str | Path, manifest: Manifest, *, overwrite: bool, shards: int | None = None, replicas: int | None = None
+    path: str | Path,
+    manifest: Manifest,
+    *,
+    overwrite: bool,
+    shards: int | None = None,
+    replicas: int | None = None,
+    codec: Codec | None = None,
 ) -> IndexHome:
     """Make a new, empty index in a folder or on a server; errors as in `Index.create`."""
     if is_cluster(path):
@@ -70,7 +77,7 @@ def create_home(
         return ClusterCollection.create(location, manifest, overwrite=overwrite, shards=shards, replicas=replicas)
     if shards is not None or replicas is not None:
         raise InputError(f"only an index on a server has shards and replicas, and {path} is a folder")
-    return IndexFolder.create(Path(path), manifest, overwrite=overwrite)
+    return IndexFolder.create(Path(path), manifest, overwrite=overwrite, codec=codec)
 
 
 def home_exists(path: str | Path) -> bool:

@@ -12,6 +12,7 @@ from diffretriever.encoder import Encoder
 from diffretriever.errors import IndexFormatError, InputError, ServerError, WriteError
 from diffretriever.index.checking import CheckReport, check_store
 from diffretriever.index.checks import check_aligned, checked_metadata, checked_passages
+from diffretriever.index.codec import Codec
 from diffretriever.index.digests import passage_digest
 from diffretriever.index.folder import IndexFolder, open_store
 from diffretriever.index.home import backend_of, create_home, open_home
@@ -50,6 +51,7 @@ class Index(IndexReader):
         *,
         backend: Backend | None = None,
         storage: Storage | Dtype = "float16",
+        sample: Representations | None = None,
         overwrite: bool = False,
         durable: bool = False,
         shards: int | None = None,
@@ -66,6 +68,7 @@ class Index(IndexReader):
             backend: "edge" (embedded engine, the default) or "exact" (exhaustive search, the reference); an address
                 has the backend "cluster".
             storage: in what form vectors are stored: a dtype, or a `Storage` with all its options.
+            sample: representations of some hundred passages or more, for `Storage.pca` to find its components.
             overwrite: replace an index that is already there.
             durable: see `open`.
             shards: parts that a server spreads the passages over; its own default if None.
@@ -81,12 +84,13 @@ class Index(IndexReader):
         encodes = None if isinstance(encoder, Representations) else encoder
         vocabulary_size = encoder.sparse.shape[1] if isinstance(encoder, Representations) else encoder.vocabulary_size
         chosen = Storage.of(storage)
-        chosen.check(encoder.dim)
-        manifest = Manifest(backend, chosen, encoder.dim, int(vocabulary_size), encoder.provenance)
+        chosen.check(encoder.dim, backend)
+        codec = Codec.fit(chosen, sample.dense if sample is not None else None)
+        manifest = Manifest(backend, chosen, encoder.dim, int(vocabulary_size), encoder.provenance, codec.digest)
         if path is None:
-            return cls(manifest, open_store(manifest, None), None, encodes)
-        home = create_home(path, manifest, overwrite=overwrite, shards=shards, replicas=replicas)
-        return cls(manifest, home.store, home, encodes, durable=durable)
+            return cls(manifest, open_store(manifest, None), None, encodes, codec=codec)
+        home = create_home(path, manifest, overwrite=overwrite, shards=shards, replicas=replicas, codec=codec)
+        return cls(manifest, home.store, home, encodes, durable=durable, codec=codec)
 
     @classmethod
     def open(
@@ -111,13 +115,16 @@ class Index(IndexReader):
             ServerError: the server cannot be reached, or refuses.
         """
         home = open_home(path, salvage=salvage)
-        if encoder is not None:
-            try:
-                home.manifest.check_space(None, encoder.vocabulary_size, encoder.provenance, "encoder")
-            except BaseException:
-                home.close()
-                raise
-        return cls(home.manifest, home.store, home, encoder, durable=durable)
+        codec = None
+        try:
+            if isinstance(home.path, Path):
+                codec = Codec.load(home.path, home.manifest)
+            if encoder is not None:
+                home.manifest.check_space(encoder.dim, encoder.vocabulary_size, encoder.provenance, "encoder")
+        except BaseException:
+            home.close()
+            raise
+        return cls(home.manifest, home.store, home, encoder, durable=durable, codec=codec)
 
     def add(
         self,

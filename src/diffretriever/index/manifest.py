@@ -31,6 +31,7 @@ class Manifest:
         dim: width D of the dense vectors; 0 when there are none.
         vocabulary_size: number V of term ids; 0 when there are no sparse weights.
         provenance: how the representations are made.
+        projection: digest of the projection onto principal components, where there is one.
     """
 
     backend: Backend
@@ -38,6 +39,12 @@ class Manifest:
     dim: int
     vocabulary_size: int
     provenance: Provenance
+    projection: str = ""
+
+    @property
+    def width(self) -> int:
+        """Dimensions of the vectors that are compared in the end."""
+        return self.storage.width(self.dim)
 
     def check(self, representations: Representations, what: str) -> None:
         """Raise when `representations` cannot be compared with those of the index.
@@ -125,7 +132,8 @@ def _parse(about: dict[str, object], where: Path | str) -> Manifest:
             raise ValueError(f"dim {dim!r} and vocabulary size {vocabulary_size!r} must be whole numbers")
     except (KeyError, TypeError, ValueError) as error:
         raise IndexFormatError(f"{where} is damaged ({error}); restore it from a copy or rebuild the index") from error
-    return Manifest(cast(Backend, backend), storage, dim, vocabulary_size, provenance)
+    projection = str(about.get("projection", ""))
+    return Manifest(cast(Backend, backend), storage, dim, vocabulary_size, provenance, projection)
 
 
 def _checksum(about: Mapping[str, object]) -> str:

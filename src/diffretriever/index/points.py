@@ -147,8 +147,8 @@ def to_stored(payload: Payload, vectors: PointVectors, manifest: Manifest) -> St
 
 def _to_stored(payload: Payload, vectors: PointVectors, manifest: Manifest) -> StoredPassage:
     # The last vector is the zero vector that `point_vectors` added.
-    multi = _matrix(vectors.multi[:-1], manifest.dim)
-    pooled = _matrix([vectors.pooled or [0.0] * manifest.dim], manifest.dim)
+    multi = _matrix(vectors.multi[:-1], manifest.width)
+    pooled = _matrix([vectors.pooled or [0.0] * manifest.width], manifest.width)
     # A server gives the terms back in an order of its own.
     terms = np.array(vectors.terms, np.int32)
     order = np.argsort(terms, kind="stable")

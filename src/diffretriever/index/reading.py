@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
@@ -37,13 +38,14 @@ class IndexReader:
         encoder: Encoder | None,
         *,
         durable: bool = False,
+        codec: Codec | None = None,
     ) -> None:
         """Wrap an open store; use `create` or `open`."""
         self.manifest = manifest
         self.encoder = encoder
         self._home = home
         self._open_store: Store | None = store
-        self._codec = Codec(manifest.storage)
+        self._codec = codec or Codec(manifest.storage)
         self._durable = durable
 
     def get(self, passage_id: str) -> StoredPassage:
@@ -55,7 +57,7 @@ class IndexReader:
         if not _is_storable(passage_id) or (stored := self._store.get(passage_id)) is None:
             self._refuse_missing([passage_id])
             raise AssertionError  # unreachable: the line above raises
-        return stored
+        return replace(stored, representations=self._codec.restored(stored.representations))
 
     def search(
         self,
@@ -124,7 +126,7 @@ class IndexReader:
     def comparable(self, queries: Representations) -> Representations:
         """Return queries with the numbers that the index compares; products with `get` give the scores of a search."""
         self.manifest.check(queries, "queries")
-        return self._codec.queries(queries)
+        return self._codec.restored(self._codec.queries(queries))
 
     def checksum(self) -> str:
         """Return a checksum of everything the index holds; equal for equal indexes, whatever engine keeps them."""

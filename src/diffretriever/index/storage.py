@@ -17,19 +17,17 @@ class Storage:
     """How the vectors are stored.
 
     Attributes:
-        dtype: numbers of a vector: "float32", "float16", "int8" (one byte and a scale per vector) or "binary" (one
-            bit and a scale per vector).
-        pca: dimensions that are kept of each vector, by principal components of a sample; None keeps all.
+        dtype: "float32" or "float16"; or "int8" or "binary": such codes, held in memory, choose candidates, which the
+            float16 vectors, left on disk, then score (edge backend).
+        pca: dimensions that are kept of each vector, by principal components of a sample; None keeps all. The others
+            are gone: scores are those of the projected vectors.
         drop: a slot's vector whose cosine to an earlier one of the same passage is greater than this is left out;
             None keeps all.
-        rescore: where dtype or pca lose something, also keep the float16 vectors: the lossy ones then only choose
-            candidates, and the scores are those of a float16 index. False saves their space.
     """
 
     dtype: Dtype = "float16"
     pca: int | None = None
     drop: float | None = None
-    rescore: bool = True
 
     @property
     def precision(self) -> Precision:
@@ -37,23 +35,29 @@ class Storage:
         return "float32" if self.dtype == "float32" else "float16"
 
     @property
-    def is_lossy(self) -> bool:
-        """Whether the stored form says less than float16 vectors."""
-        return self.dtype in ("int8", "binary") or self.pca is not None
+    def has_codes(self) -> bool:
+        """Whether codes are kept beside the vectors, to choose candidates."""
+        return self.dtype in ("int8", "binary")
 
     @property
-    def has_codes(self) -> bool:
-        """Whether lossy vectors are kept beside the float16 ones, to choose candidates."""
-        return self.is_lossy and self.rescore
+    def is_lossy(self) -> bool:
+        """Whether anything but float vectors of the encoder's width is kept."""
+        return self.has_codes or self.pca is not None
 
-    def check(self, dim: int) -> None:
-        """Raise InputError when an option cannot be used with vectors of `dim` dimensions."""
+    def width(self, dim: int) -> int:
+        """Return how many dimensions the stored vectors have, of `dim` that the encoder gives."""
+        return self.pca if self.pca is not None else dim
+
+    def check(self, dim: int, backend: str) -> None:
+        """Raise InputError when an option cannot be used with vectors of `dim` dimensions, or with the backend."""
         if self.dtype not in get_args(Dtype):
             raise InputError(f"storage must be one of {', '.join(get_args(Dtype))}, got {self.dtype!r}")
+        if self.has_codes and backend != "edge":
+            raise InputError(f"storage {self.dtype!r} needs the edge backend; {backend} keeps float16 or float32")
         if self.pca is not None and not 1 <= self.pca < max(dim, 2):
-            raise InputError(
-                f"pca must be at least 1 and less than the {dim} dimensions of the vectors, got {self.pca}"
-            )
+            raise InputError(f"pca must be 1 to {dim - 1}, less than the dimensions of the vectors, got {self.pca}")
+        if self.pca is not None and self.has_codes:
+            raise InputError(f"pca goes with float16 or float32, got {self.dtype!r}")
         if self.drop is not None and not 0.0 < self.drop <= 1.0:
             raise InputError(f"drop is a cosine above 0 and at most 1, got {self.drop}")
 
@@ -71,12 +75,12 @@ class Storage:
         """
         if not isinstance(about, Mapping):
             raise ValueError(f"storage {about!r} is not known")
-        storage = Storage(**{name: about[name] for name in ("dtype", "pca", "drop", "rescore")})
+        storage = Storage(**{name: about[name] for name in ("dtype", "pca", "drop")})
         types = (storage.dtype in get_args(Dtype), isinstance(storage.pca, int | None))
-        if not all((*types, isinstance(storage.drop, float | int | None), isinstance(storage.rescore, bool))):
+        if not all((*types, isinstance(storage.drop, float | int | None))):
             raise ValueError(f"storage {dict(about)!r} is not known")
         return storage
 
     def __str__(self) -> str:
         parts = [self.dtype, *([f"pca {self.pca}"] if self.pca else []), *([f"drop {self.drop}"] if self.drop else [])]
-        return ", ".join([*parts, "rescored"] if self.has_codes else parts)
+        return ", ".join(parts)
