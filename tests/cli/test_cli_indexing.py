@@ -283,3 +283,32 @@ class TestCheck:
         assert "log.jsonl:3 cannot be read" in mended.out
         assert "is repaired: 10 passages" in mended.err
         assert cli("check", folder).code == 0
+
+
+class TestEstimate:
+    def test_nothing_is_written(self, cli, corpus, tmp_path):
+        done = cli("index", corpus, "--out", tmp_path / "i", "--model", MODEL, "--estimate")
+        assert done.code == 0
+        assert not (tmp_path / "i").exists()
+        assert all(name in done.out for name in ("float32", "float16", "int8", "binary", "pca", "drop"))
+        assert "10 passages, about" in done.err
+        assert cli("index", corpus, "--model", MODEL, "--estimate").code == 0
+
+    def test_a_folder_or_an_estimate_is_needed(self, cli, corpus):
+        assert cli("index", corpus, "--model", MODEL).code == 2
+
+    def test_estimates_are_near_what_an_index_takes(self, tmp_path):
+        from diffretriever.cli.estimating import estimates
+        from diffretriever.corpus import Passage
+        from diffretriever.index import Storage
+        from tests.index.hashing import random_representations
+
+        count = 3000
+        encoded = random_representations(count, dim=256, slots=(4, 4))
+        passages = [Passage(f"p{i}", f"text {i} " * 20) for i in range(count)]
+        expected = {e.storage: e.disk_bytes for e in estimates(passages[:128], encoded.select(slice(0, 128)), count)}
+        for storage in (Storage(), Storage("int8")):
+            with Index.create(tmp_path / str(storage), encoded, storage=storage) as index:
+                index.add_representations(passages, encoded)
+            with Index.open(tmp_path / str(storage)) as index:
+                assert 0.4 < index.stats().disk_bytes / expected[storage] < 2

@@ -89,7 +89,7 @@ def survey(reader: Iterable[Passage], source: str, known: Container[str] = froze
             skipped += 1
         else:
             passages += 1
-            work += _work(passage)
+            work += work_of(passage)
     name = source_name(source)
     problems = list(reader.problems) if isinstance(reader, PassageReader) else []
     if not passages and not skipped and not problems:
@@ -155,7 +155,7 @@ class _Log:
         """Take notice of passages that are done."""
         first = not self._passages
         self._passages += len(chunk)
-        self._work += sum(_work(passage) for passage in chunk)
+        self._work += sum(work_of(passage) for passage in chunk)
         now, found = time.monotonic(), self._found
         left = time_text((now - self._started) / max(1, self._work) * max(0, found.work - self._work))
         if first:
@@ -202,6 +202,7 @@ def bytes_per_passage(passages: list[Passage], representations: Representations)
     return cast(float, vectors + terms + words + texts) / max(1, len(passages))
 
 
-def _work(passage: Passage) -> int:
+def work_of(passage: Passage) -> int:
+    """Return about how much there is to encode in a passage, in characters."""
     # The constant stands for the prompt and the masked positions, which cost as much as some words.
     return 150 + min(_LONGEST_TEXT, len(passage.title) + len(passage.text))

@@ -16,6 +16,7 @@ import typer
 from diffretriever.cli import options as opt
 from diffretriever.cli.building import Build, begin, finish, refuse_finished
 from diffretriever.cli.console import message, result, show, size_text, time_text
+from diffretriever.cli.estimating import estimate_index
 from diffretriever.cli.filling import Survey, default_step, fill, opened_corpus, report_problems, survey
 from diffretriever.cli.interrupts import uninterrupted
 from diffretriever.cli.models import ModelOptions, load_recorded, remember_prompt
@@ -38,7 +39,13 @@ class Backend(str, Enum):
 
 def index(
     source: opt.Input,
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the new index.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Folder of the new index.", show_default=False)
+    ] = None,
+    estimate: Annotated[
+        bool,
+        typer.Option("--estimate", help="Show what the index would need of disk, memory and time, and write nothing."),
+    ] = False,
     file_format: opt.Format = None,
     on_error: opt.BadLines = opt.OnError.RAISE,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an index that is already there.")] = False,
@@ -67,6 +74,8 @@ def index(
     from diffretriever.index.cluster_location import is_cluster
 
     is_cluster(out)  # refuses an address, which would become a strange folder
+    if out is None and not estimate:
+        raise typer.BadParameter("give the folder of the new index as --out DIR, or --estimate")
     chosen = Storage(storage.value, pca, drop)
     choice = ModelOptions(
         model, device, dtype, batch_tokens, query_slots, passage_slots, prompt, protocol, readout, steps
@@ -74,6 +83,9 @@ def index(
     with opened_corpus(source, file_format, on_error) as passages:
         found = survey(passages, source)
         message(f"{found.passages:,} passages in {found.name}")
+        if out is None or estimate:
+            estimate_index(choice.load(), passages, found, words=words)
+            return report_problems(found)
         if not overwrite:
             refuse_finished(out)
         encoder = choice.load()

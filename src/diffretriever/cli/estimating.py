@@ -1,0 +1,103 @@
+"""Estimating: what an index will need of disk, memory and time, from a sample of its input."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from diffretriever.cli.console import message, show, size_text, time_text
+from diffretriever.cli.filling import Survey, work_of
+
+if TYPE_CHECKING:
+    from diffretriever.corpus import Passage
+    from diffretriever.encoder import Encoder
+    from diffretriever.index import Storage
+    from diffretriever.representations import Representations
+
+#: Passages encoded for an estimate, after a few that only warm the machine up.
+_SAMPLE, _WARM_UP = 128, 8
+#: What the engine writes beside the data: its write-ahead log and files reserved in advance, measured.
+_FIXED_BYTES, _OVERHEAD = 20_000_000, 1.1
+#: Bytes of a passage's links in the graph of pooled vectors and in the id tables.
+_LINKS = 250
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What an index of one storage will need.
+
+    Attributes:
+        storage: in what form vectors are kept.
+        disk_bytes: its size on disk.
+        memory_bytes: memory that searching it at full speed takes, page cache included.
+    """
+
+    storage: Storage
+    disk_bytes: float
+    memory_bytes: float
+
+
+def estimate_index(encoder: Encoder, passages: Iterable[Passage], found: Survey, *, words: int) -> None:
+    """Show what an index of all passages would need, for every storage.
+
+    Args:
+        encoder: what encodes the passages.
+        passages: the corpus.
+        found: what a first reading found in it.
+        words: predicted words kept per slot.
+    """
+    from rich.table import Table
+
+    sample = _spread(passages, found.passages)
+    encoder.encode_passages(sample[:_WARM_UP], words=words)
+    started = time.monotonic()
+    encoded = encoder.encode_passages(sample, words=words)
+    per_work = (time.monotonic() - started) / max(1, sum(map(work_of, sample)))
+    table = Table("storage", "disk", "memory", "per passage", title_justify="left")
+    for row in estimates(sample, encoded, found.passages):
+        each = size_text(row.disk_bytes / max(1, found.passages))
+        table.add_row(str(row.storage), size_text(row.disk_bytes), size_text(row.memory_bytes), each)
+    show(table)
+    message(
+        f"{found.passages:,} passages, about {time_text(per_work * found.work)} to encode; from a sample of "
+        f"{len(sample):,}, {np.diff(encoded.offsets).mean():.1f} vectors of {encoded.dim} dimensions each. pca and "
+        "drop are examples; nothing was written"
+    )
+
+
+def estimates(sample: Sequence[Passage], encoded: Representations, count: int) -> list[Estimate]:
+    """Return the estimates of an edge index of `count` passages such as those of a sample, one per storage."""
+    from diffretriever.index import Storage
+    from diffretriever.index.compression import drop_redundant
+
+    storages = [Storage("float32"), Storage("float16"), Storage("int8"), Storage("binary"), Storage(drop=0.95)]
+    if encoded.dim >= 8:
+        storages.append(Storage(pca=encoded.dim // 4))
+    terms = encoded.sparse.nnz / len(sample)
+    texts = sum(len(p.text.encode()) + len(p.title.encode()) + 200 for p in sample) / len(sample)
+    if encoded.words is not None:
+        texts += 30 * encoded.words.ids.size / len(sample)
+    rows = []
+    for storage in storages:
+        kept = encoded if storage.drop is None else drop_redundant(encoded, storage.drop)
+        width = storage.width(encoded.dim)
+        number = 4 if storage.precision == "float32" else 2
+        # One more vector per passage: the zero vector that keeps similarities from counting below 0.
+        slots = len(kept.dense) / len(sample) + 1
+        vectors, pooled = slots * width * number, width * number
+        codes = slots * width * {"int8": 1.0, "binary": 0.125}.get(storage.dtype, 0.0)
+        disk = vectors + codes + pooled + 16 * terms + texts
+        memory = (codes or vectors) + pooled + 8 * terms + _LINKS
+        rows.append(Estimate(storage, _FIXED_BYTES + _OVERHEAD * count * disk, count * memory))
+    return rows
+
+
+def _spread(passages: Iterable[Passage], count: int) -> list[Passage]:
+    """Return passages from all over a corpus."""
+    step = max(1, count // _SAMPLE)
+    return list(islice(islice(passages, 0, None, step), _SAMPLE))
