@@ -175,6 +175,22 @@ def test_an_engine_that_panics_is_named(tmp_path):
         _read_all(tmp_path)
 
 
+def test_a_file_that_would_end_the_process_is_set_aside(tmp_path, encoder):
+    build(tmp_path, "edge")
+    with Index.open(tmp_path) as index:
+        before = index.checksum()
+    for path in (tmp_path / "store" / "segments").rglob("deleted/status.dat"):
+        raw = bytearray(path.read_bytes())
+        raw[5] ^= 64
+        path.write_bytes(raw)
+    with pytest.raises(IndexFormatError, match="is not as it was since the index was closed"):
+        Index.open(tmp_path)
+    with Index.open(tmp_path, encoder, salvage=True) as index:
+        assert index.check(repair=True).checksum == before
+    with Index.open(tmp_path) as index:
+        assert index.check().is_whole
+
+
 def _read_all(folder):
     with Index.open(folder) as index:
         return [index.get(i) for i in index]

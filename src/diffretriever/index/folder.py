@@ -90,6 +90,8 @@ class IndexFolder:
                 seal.check_files(path / _STORE)
                 # The engine changes them when it opens, and may then be killed.
                 Seal(seal.checksum).write(path)
+            if salvage:
+                _discard_deadly(path)
             store = open_store(manifest, path / _STORE, salvage=salvage)
         except BaseException:
             lock.release()
@@ -201,6 +203,16 @@ def _check_vacant(path: Path, overwrite: bool) -> None:
 
 def _seal(path: Path, manifest: Manifest, checksum: Checksum) -> None:
     Seal(checksum, small_files(path / _STORE) if manifest.backend == "edge" else {}).write(path)
+
+
+def _discard_deadly(path: Path) -> None:
+    """Remove files that would make the engine end the process, and that it can do without, where they are damaged."""
+    with suppress(IndexFormatError):
+        seal = Seal.read(path)
+        found = small_files(path / _STORE)
+        for name, expected in (seal.files if seal else {}).items():
+            if name.endswith("/deleted/status.dat") and found.get(name, expected) != expected:
+                (path / _STORE / name).unlink()
 
 
 def _umask() -> int:
