@@ -40,6 +40,7 @@ def made(rng: np.random.Generator, count: int, slots: int, dim: int, topics: np.
 
 
 def provenance(slots: int) -> Provenance:
+    """Return a record of how these texts were made."""
     return Provenance("synthetic", "0", "none", "0", "default", "slot", 4, slots, 1, 32, 128, "float32", "0")
 
 
@@ -54,10 +55,12 @@ def p50(calls: Sequence[Callable[[], object]]) -> float:
 
 
 def rankings(index: Index, queries: Representations, k: int, exact: bool | None) -> list[list[Hit]]:
+    """Return the hits of every query by MaxSim."""
     return index.search_batch(queries, k, "multi", exact=exact)
 
 
 def recall(found: list[list[Hit]], truth: list[list[Hit]], k: int) -> float:
+    """Return the mean share of the true k best that were found."""
     shares = [
         len({h.passage_id for h in f[:k]} & {h.passage_id for h in t[:k]}) / k
         for f, t in zip(found, truth, strict=True)
@@ -66,6 +69,7 @@ def recall(found: list[list[Hit]], truth: list[list[Hit]], k: int) -> float:
 
 
 def measure(options: argparse.Namespace, slots: int, root: Path) -> None:
+    """Print one row per index for passages of some slots."""
     rng = np.random.default_rng(options.seed)
     topics = rng.standard_normal((max(1, options.passages // 50), options.dim))
     representations = made(rng, options.passages, slots, options.dim, topics)
