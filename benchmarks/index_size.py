@@ -71,10 +71,8 @@ def measure(name: str, collection: Collection, options: argparse.Namespace, root
             evaluation = evaluate(Run.of(ids, found, "index"), collection.qrels, MEASURES)
             values += [f"{evaluation[measure_name]:.4f}" for measure_name in MEASURES]
         size = disk_bytes(folder) / len(listed)
-        print(
-            f"| {name} | {backend} {storage} | {size:,.0f} | {' | '.join(values)} | {1000 * float(np.median(times)):.1f} |",
-            flush=True,
-        )
+        p50 = 1000 * float(np.median(times))
+        print(f"| {name} | {backend} {storage} | {size:,.0f} | {' | '.join(values)} | {p50:.1f} |", flush=True)
 
 
 def main() -> None:

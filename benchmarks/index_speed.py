@@ -107,7 +107,8 @@ def measure(options: argparse.Namespace, slots: int, root: Path) -> None:
         shown = " | ".join(f"{t:.1f}" for t in times)
         print(
             f"| {options.passages:,} x {slots} x {options.dim} | {backend} {storage} | {rate:,.0f} | {shown} "
-            f"| {recall(found, truth, 10):.3f} / {recall(found, truth, 100):.3f} | {add:.1f} | {delete:.1f} | {size:,.0f} |",
+            f"| {recall(found, truth, 10):.3f} / {recall(found, truth, 100):.3f} | {add:.1f} | {delete:.1f} "
+            f"| {size:,.0f} |",
             flush=True,
         )
 
@@ -125,8 +126,8 @@ def main() -> None:
 
     torch.set_num_threads(options.threads)
     print(
-        "| passages | index | added/s | MaxSim exact ms | MaxSim fast ms | hybrid ms | sparse ms | fast recall@10 / @100 "
-        "| add one ms | delete one ms | bytes/passage |\n|---|---|---|---|---|---|---|---|---|---|---|"
+        "| passages | index | added/s | MaxSim exact ms | MaxSim fast ms | hybrid ms | sparse ms "
+        "| fast recall@10 / @100 | add one ms | delete one ms | bytes/passage |\n|---|---|---|---|---|---|---|---|---|---|---|"
     )
     with tempfile.TemporaryDirectory() as root:
         for slots in options.slots:

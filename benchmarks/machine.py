@@ -18,6 +18,7 @@ def machine(*packages: str) -> str:
         model = names[0] if names else model
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
     return (
-        f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}, {versions}; load {os.getloadavg()[0]:.1f}; "
+        f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}, {versions}; load average "
+        f"{os.getloadavg()[0]:.1f}; "
         f"`python {' '.join([os.path.relpath(sys.argv[0]), *sys.argv[1:]])}`"
     )
