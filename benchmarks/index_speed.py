@@ -127,7 +127,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     print(
         "| passages | index | added/s | MaxSim exact ms | MaxSim fast ms | hybrid ms | sparse ms "
-        "| fast recall@10 / @100 | add one ms | delete one ms | bytes/passage |\n|---|---|---|---|---|---|---|---|---|---|---|"
+        "| fast recall@10 / @100 | add one ms | delete one ms | bytes/passage |\n"
+        "|---|---|---|---|---|---|---|---|---|---|---|"
     )
     with tempfile.TemporaryDirectory() as root:
         for slots in options.slots:
