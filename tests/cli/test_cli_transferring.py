@@ -61,7 +61,7 @@ def test_a_copy_that_differs_is_an_error(cli, finished_index, server, monkeypatc
     assert ", target 9-" in outcome.err
 
 
-def test_wrong_places(cli, finished_index, tmp_path, server):
+def test_wrong_places(cli, finished_index, corpus, tmp_path, server):
     outcome = cli("push", finished_index, tmp_path / "other")
     assert outcome.code == 1
     assert "is not the address of a server" in outcome.err
@@ -69,8 +69,6 @@ def test_wrong_places(cli, finished_index, tmp_path, server):
     outcome = cli("pull", server.url("a"), server.url("b"))
     assert outcome.code == 1
     assert "where a folder is wanted" in outcome.err
-    corpus = tmp_path / "corpus.txt"
-    corpus.write_text("text")
     outcome = cli("index", corpus, "--out", server.url("c"))
     assert outcome.code == 1
     assert "make the index in a folder and use diffretriever push" in outcome.err

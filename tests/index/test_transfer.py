@@ -6,11 +6,10 @@ import subprocess
 import sys
 import threading
 from contextlib import ExitStack
-from dataclasses import replace
 
 import numpy as np
 import pytest
-from qdrant_client.models import PointVectors, UpdateResult
+from qdrant_client.models import PointStruct, PointVectors, UpdateResult
 
 from diffretriever.corpus import Passage
 from diffretriever.errors import IndexFormatError, IndexMismatchError, InputError, ServerError
@@ -18,7 +17,7 @@ from diffretriever.index import Index
 from diffretriever.index import transfer as transfer_module
 from diffretriever.index.notes import read_note, write_note
 from diffretriever.index.storage import Storage
-from diffretriever.index.transfer import copy_index, transfer
+from diffretriever.index.transfer import copy_index
 from tests.index.hashing import HashEncoder
 from tests.index.places import collection
 from tests.index.qdrant_server import Server
@@ -245,7 +244,7 @@ def test_another_model_or_precision_is_refused_before_anything_is_written(tmp_pa
         copy_index(source, server.url("c"))
     with Index.create(tmp_path / "b", HashEncoder(), storage="float32") as index:
         pass
-    with pytest.raises(IndexMismatchError, match=r"stores vectors as float32, and those of the source \(float16\)"):
+    with pytest.raises(IndexMismatchError, match=r"stores vectors as float16 and the target as float32"):
         copy_index(source, tmp_path / "b")
     with Index.open(server.url("c")) as index:
         assert len(index) == 0
@@ -270,19 +269,62 @@ def test_places_that_cannot_be_copied_to_or_from(tmp_path, server):
         copy_index(source, tmp_path / "c", shards=2)
 
 
-def test_lossy_storage_alone_cannot_be_copied(tmp_path):
-    with (
-        Index.create(tmp_path / "a", HashEncoder(), backend="exact") as old,
-        Index.create(tmp_path / "b", HashEncoder()) as new,
+def test_codes_stay_with_the_embedded_engine(tmp_path, server):
+    source = fill(tmp_path / "a", "edge", storage="int8")
+    for target, storage in ((server.url("c"), "float16"), (tmp_path / "exact", "float16"), (tmp_path / "edge", "int8")):
+        backend = "exact" if target == tmp_path / "exact" else None
+        assert copy_index(source, target, backend=backend).complete
+        assert contents(target) == contents(source)
+        with Index.open(target) as index:
+            assert index.manifest.storage == Storage(storage)
+    assert copy_index(server.url("c"), tmp_path / "edge").unchanged == 32
+    with pytest.raises(InputError, match="needs the edge backend; cluster keeps"):
+        Index.create(server.url("d"), HashEncoder(), storage="int8")
+
+
+def test_projections_and_dropped_slots_go_along(tmp_path, server, monkeypatch):
+    monkeypatch.setattr("diffretriever.index.cluster_projection._NUMBERS", 50)
+    encoder, storage = HashEncoder(), Storage("float32", pca=6, drop=0.9)
+    sample = encoder.encode_passages([f"sample {i} text{i}" for i in range(20)])
+    source, target = server.url("c"), tmp_path / "pulled"
+    with Index.create(source, encoder, storage=storage, sample=sample) as index:
+        index.add([Passage(f"p{i}", f"word{i} shared") for i in range(20)])
+        expected = [[(hit.passage_id, hit.score) for hit in index.search("word3 shared", mode=mode)] for mode in MODES]
+        assert expected[1][0][0] == "p3"
+    assert copy_index(source, target).complete
+    assert copy_index(target, server.url("back")).complete
+    for place in (target, server.url("back")):
+        with Index.open(place, encoder) as index:
+            assert index.manifest.storage == storage
+            for mode, theirs in zip(MODES, expected, strict=True):
+                ours = {hit.passage_id: hit.score for hit in index.search("word3 shared", mode=mode)}
+                assert ours == pytest.approx(dict(theirs), abs=1e-4)
+    with Index.create(
+        tmp_path / "other", encoder, storage=storage, sample=encoder.encode_passages(["a b c d e f"] * 9)
     ):
-        old.manifest = replace(old.manifest, storage=Storage(pca=8))
-        with pytest.raises(IndexMismatchError, match=r"keeps its vectors as float16, pca 8 alone.*snapshot"):
-            transfer(old, new)
+        pass
+    with pytest.raises(IndexMismatchError, match="and the target by another projection"):
+        copy_index(source, tmp_path / "other")
 
 
-def test_a_server_stores_no_lossy_vectors(server):
-    with pytest.raises(InputError, match="cluster keeps float16 or float32"):
-        Index.create(server.url("c"), HashEncoder(), storage="int8")
+def test_a_lost_or_changed_projection_is_noticed(server):
+    encoder, storage = HashEncoder(), Storage(pca=4)
+    sample = encoder.encode_passages([f"text{i}" for i in range(20)])
+    engine = server.engine
+    for overwrite in (False, True):
+        Index.create(server.url("c"), encoder, storage=storage, sample=sample, overwrite=overwrite).close()
+    engine.upsert("c.projection", [PointStruct(id=2, vector=[0.5] * 16)])
+    with pytest.raises(IndexFormatError, match="is not as it was written"):
+        Index.open(server.url("c"))
+    engine.delete("c.projection", [2])
+    with pytest.raises(IndexFormatError, match=r"'c.projection'.*is missing or damaged"):
+        Index.open(server.url("c"))
+    engine.delete_collection("c.projection")
+    with pytest.raises(IndexFormatError, match=r"'c.projection'.*is missing or damaged"):
+        Index.open(server.url("c"))
+    engine.create_collection("d.projection", metadata={"some": "body"})
+    with pytest.raises(IndexFormatError, match=r"'d.projection' is in the way"):
+        Index.create(server.url("d"), encoder, storage=storage, sample=sample)
 
 
 def test_an_index_in_memory_keeps_no_notes():

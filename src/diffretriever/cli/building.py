@@ -78,8 +78,10 @@ def refuse_finished(folder: Path) -> None:
     Raises:
         InputError: it does.
     """
+    from diffretriever.index.cluster_location import is_cluster
     from diffretriever.index.manifest import MANIFEST_FILE
 
+    is_cluster(folder)  # refuses an address, which would become a strange folder
     if folder.is_dir() and (folder / MANIFEST_FILE).is_file():
         build = Build.read(folder)
         taken = build is not None and build.finished

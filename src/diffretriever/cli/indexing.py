@@ -71,9 +71,7 @@ def index(
 ) -> None:
     """Encode the passages of INPUT into a new index; the same command goes on after an interruption."""
     from diffretriever.index import Storage
-    from diffretriever.index.cluster_location import is_cluster
 
-    is_cluster(out)  # refuses an address, which would become a strange folder
     if out is None and not estimate:
         raise typer.BadParameter("give the folder of the new index as --out DIR, or --estimate")
     chosen = Storage(storage.value, pca, drop)

@@ -151,7 +151,7 @@ class ClusterStore:
     def get_many(self, passage_ids: Sequence[str]) -> list[StoredPassage | None]:
         """Return passages with their representations; None for an id that is not held."""
         points = [str(point_id(i)) for i in passage_ids]
-        width = self._manifest.dim * (self._manifest.provenance.passage_slots + 2)
+        width = self._manifest.width * (self._manifest.provenance.passage_slots + 2)
         step = max(1, min(_RETRIEVE, _READ_NUMBERS // max(1, width)))
         records = self._retrieve(points, step, payload=True, vectors=True)
         found = {record.id: to_stored(record, self._manifest) for record in records}
@@ -266,7 +266,7 @@ class ClusterStore:
     def _is_exact(self, queries: Representations, i: int, mode: StoreMode, exact: bool | None) -> bool:
         if exact is not None:
             return exact
-        numbers = self._recent_size() * self._manifest.dim
+        numbers = self._recent_size() * self._manifest.width
         if mode == "single":
             return numbers <= EXACT_SINGLE_WORK
         slots = self._manifest.provenance.passage_slots + 1
@@ -280,10 +280,10 @@ class ClusterStore:
     def _check_sizes(self, passages: Sequence[Passage], representations: Representations) -> None:
         for i, passage in enumerate(passages):
             count = int(representations.offsets[i + 1] - representations.offsets[i])
-            if (count + 1) * self._manifest.dim >= MULTIVECTOR_LIMIT:
+            if (count + 1) * self._manifest.width >= MULTIVECTOR_LIMIT:
                 raise InputError(
-                    f"passage {passage.passage_id!r} has {count} vectors of {self._manifest.dim} dimensions; a server "
-                    f"holds fewer than {MULTIVECTOR_LIMIT:,} numbers per passage; use fewer slots"
+                    f"passage {passage.passage_id!r} has {count} vectors of {self._manifest.width} dimensions; a "
+                    f"server holds fewer than {MULTIVECTOR_LIMIT:,} numbers per passage; use fewer slots"
                 )
 
 

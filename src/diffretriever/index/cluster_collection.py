@@ -14,7 +14,9 @@ from diffretriever.errors import IndexFormatError, InputError, ServerError
 from diffretriever.index.cluster import ClusterStore
 from diffretriever.index.cluster_location import ClusterLocation
 from diffretriever.index.cluster_points import sparse_config, vectors_config
+from diffretriever.index.cluster_projection import read_projection, remove_projection, write_projection
 from diffretriever.index.cluster_server import FIRST_ATTEMPTS, ClusterServer, status_of
+from diffretriever.index.codec import Codec
 from diffretriever.index.manifest import Manifest
 from diffretriever.index.store import Store
 
@@ -48,11 +50,12 @@ class ClusterCollection:
         overwrite: bool = False,
         shards: int | None = None,
         replicas: int | None = None,
+        codec: Codec | None = None,
     ) -> ClusterCollection:
         """Make a new collection; see `make`."""
         server = ClusterServer(location.connect(), str(location))
         try:
-            return make(server, location, manifest, overwrite=overwrite, shards=shards, replicas=replicas)
+            return make(server, location, manifest, overwrite=overwrite, shards=shards, replicas=replicas, codec=codec)
         except BaseException:
             server.close()
             raise
@@ -75,6 +78,21 @@ class ClusterCollection:
             return _exists(server, location)
         finally:
             server.close()
+
+    def read_codec(self) -> Codec:
+        """Return what makes vectors into those that are stored.
+
+        Raises:
+            IndexFormatError: the projection of the vectors is missing or damaged.
+        """
+        manifest = self.manifest
+        if manifest.storage.pca is None:
+            return Codec(manifest.storage)
+        projection = read_projection(self.server, self.name, (manifest.dim, manifest.storage.pca))
+        codec = Codec(manifest.storage, projection)
+        if codec.digest != manifest.projection:
+            raise IndexFormatError(f"the projection of {self.path} is not as it was written; rebuild the index")
+        return codec
 
     def read_note(self, name: str) -> str | None:
         """Return a text kept with the collection; None if there is none of that name."""
@@ -100,6 +118,7 @@ def make(
     overwrite: bool = False,
     shards: int | None = None,
     replicas: int | None = None,
+    codec: Codec | None = None,
 ) -> ClusterCollection:
     """Make a new collection on a server.
 
@@ -110,6 +129,7 @@ def make(
         overwrite: replace an index that is already there.
         shards: parts that the passages are spread over; the server's default if None.
         replicas: copies of each part. A write is acknowledged once most of them have it.
+        codec: what holds the projection of the vectors, if there is one.
 
     Raises:
         IndexFormatError: there is a collection already, and it holds something else or `overwrite` is false; or the
@@ -124,25 +144,8 @@ def make(
             raise IndexFormatError(f"{location} exists already; open it, or pass overwrite=True to replace it")
         _read_manifest(server, location)
         server.ask("remove the old collection", lambda client: client.delete_collection(name))
-    about = {**manifest.to_mapping(), "creation": uuid4().hex}
-
-    request = partial(
-        QdrantClient.create_collection,
-        collection_name=name,
-        vectors_config=vectors_config(manifest),
-        sparse_vectors_config=sparse_config(manifest),
-        shard_number=shards,
-        replication_factor=replicas,
-        write_consistency_factor=None if replicas is None else replicas // 2 + 1,
-        on_disk_payload=True,
-        metadata={METADATA: about},
-    )
-    try:
-        server.ask("create the collection", request)
-    except ServerError as error:
-        # An answer that was lost makes the second attempt fail; then the collection is the one just asked for.
-        if status_of(error) not in (400, 409) or _about(server, location).get("creation") != about["creation"]:
-            raise
+        remove_projection(server, name)
+    _create(server, location, manifest, shards, replicas, codec)
     if not _about(server, location):
         version = server.ask("ask for its version", lambda client: client.info()).version
         server.ask("remove the new collection", lambda client: client.delete_collection(name))
@@ -184,6 +187,39 @@ def _read_manifest(server: ClusterServer, location: ClusterLocation) -> Manifest
             "push the index again, or rebuild it"
         )
     return manifest
+
+
+def _create(
+    server: ClusterServer,
+    location: ClusterLocation,
+    manifest: Manifest,
+    shards: int | None,
+    replicas: int | None,
+    codec: Codec | None,
+) -> None:
+    name = location.collection
+    if codec is not None and codec.projection is not None:
+        # Before the collection, so that where this is, its projection is whole.
+        write_projection(server, name, codec.projection, replicas)
+    about = {**manifest.to_mapping(), "creation": uuid4().hex}
+
+    request = partial(
+        QdrantClient.create_collection,
+        collection_name=name,
+        vectors_config=vectors_config(manifest),
+        sparse_vectors_config=sparse_config(manifest),
+        shard_number=shards,
+        replication_factor=replicas,
+        write_consistency_factor=None if replicas is None else replicas // 2 + 1,
+        on_disk_payload=True,
+        metadata={METADATA: about},
+    )
+    try:
+        server.ask("create the collection", request)
+    except ServerError as error:
+        # An answer that was lost makes the second attempt fail; then the collection is the one just asked for.
+        if status_of(error) not in (400, 409) or _about(server, location).get("creation") != about["creation"]:
+            raise
 
 
 def _exists(server: ClusterServer, location: ClusterLocation) -> bool:

@@ -24,7 +24,7 @@ def vectors_config(manifest: Manifest) -> dict[str, models.VectorParams]:
         return {}
     datatype = models.Datatype(manifest.storage.precision)
     multi = models.VectorParams(
-        size=manifest.dim,
+        size=manifest.width,
         distance=models.Distance.DOT,
         datatype=datatype,
         multivector_config=models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM),
@@ -34,7 +34,7 @@ def vectors_config(manifest: Manifest) -> dict[str, models.VectorParams]:
     )
     return {
         "multi": multi,
-        "pooled": models.VectorParams(size=manifest.dim, distance=models.Distance.DOT, datatype=datatype),
+        "pooled": models.VectorParams(size=manifest.width, distance=models.Distance.DOT, datatype=datatype),
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 from diffretriever.errors import InputError, MissingExtraError
 from diffretriever.index.cluster_location import ClusterLocation, is_cluster
@@ -70,11 +70,11 @@ def create_home(
     if is_cluster(path):
         location = ClusterLocation.parse(str(path))
         _check_extra()
-        if manifest.storage.is_lossy:
-            raise InputError(f"a server stores vectors as float16 or float32, not as {manifest.storage}; choose one")
         from diffretriever.index.cluster_collection import ClusterCollection
 
-        return ClusterCollection.create(location, manifest, overwrite=overwrite, shards=shards, replicas=replicas)
+        return ClusterCollection.create(
+            location, manifest, overwrite=overwrite, shards=shards, replicas=replicas, codec=codec
+        )
     if shards is not None or replicas is not None:
         raise InputError(f"only an index on a server has shards and replicas, and {path} is a folder")
     return IndexFolder.create(Path(path), manifest, overwrite=overwrite, codec=codec)
@@ -100,6 +100,19 @@ def open_home(path: str | Path, *, salvage: bool = False) -> IndexHome:
 
         return ClusterCollection.open(location)
     return IndexFolder.open(Path(path), salvage=salvage)
+
+
+def load_codec(home: IndexHome) -> Codec:
+    """Return what makes vectors into those that a place stores.
+
+    Raises:
+        IndexFormatError: the projection that it needs is missing or damaged.
+    """
+    if isinstance(home.path, Path):
+        return Codec.load(home.path, home.manifest)
+    from diffretriever.index.cluster_collection import ClusterCollection
+
+    return cast(ClusterCollection, home).read_codec()
 
 
 def _check_extra() -> None:

@@ -15,7 +15,7 @@ from diffretriever.index.checks import check_aligned, checked_metadata, checked_
 from diffretriever.index.codec import Codec
 from diffretriever.index.digests import passage_digest
 from diffretriever.index.folder import IndexFolder, open_store
-from diffretriever.index.home import backend_of, create_home, open_home
+from diffretriever.index.home import backend_of, create_home, load_codec, open_home
 from diffretriever.index.manifest import Backend, Manifest
 from diffretriever.index.reading import IndexReader
 from diffretriever.index.storage import Dtype, Storage
@@ -115,10 +115,8 @@ class Index(IndexReader):
             ServerError: the server cannot be reached, or refuses.
         """
         home = open_home(path, salvage=salvage)
-        codec = None
         try:
-            if isinstance(home.path, Path):
-                codec = Codec.load(home.path, home.manifest)
+            codec = load_codec(home)
             if encoder is not None:
                 home.manifest.check_space(encoder.dim, encoder.vocabulary_size, encoder.provenance, "encoder")
         except BaseException:

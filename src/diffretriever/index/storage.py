@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, cast, get_args
 
 from diffretriever.errors import InputError
@@ -39,10 +39,9 @@ class Storage:
         """Whether codes are kept beside the vectors, to choose candidates."""
         return self.dtype in ("int8", "binary")
 
-    @property
-    def is_lossy(self) -> bool:
-        """Whether anything but float vectors of the encoder's width is kept."""
-        return self.has_codes or self.pca is not None
+    def without_codes(self) -> Storage:
+        """Return how the vectors are stored, apart from codes."""
+        return replace(self, dtype=self.precision)
 
     def width(self, dim: int) -> int:
         """Return how many dimensions the stored vectors have, of `dim` that the encoder gives."""

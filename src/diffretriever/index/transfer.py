@@ -8,13 +8,13 @@ from itertools import islice
 from pathlib import Path
 
 from diffretriever.errors import IndexMismatchError, InputError
+from diffretriever.index.codec import Codec
 from diffretriever.index.digests import Checksum, passage_digest
 from diffretriever.index.home import backend_of, create_home, home_exists
 from diffretriever.index.index import Index
 from diffretriever.index.manifest import Backend, Manifest
 from diffretriever.index.notes import PROMPT_NOTE, read_note, write_note
 from diffretriever.index.reading import IndexReader
-from diffretriever.index.storage import Storage
 from diffretriever.index.store import Store, StoredPassage
 from diffretriever.progress import Advance, progress_bar
 from diffretriever.representations import Representations
@@ -121,9 +121,13 @@ def copy_index(
         if home_exists(target):
             new = Index.open(target)
         else:
-            manifest = replace(old.manifest, backend=backend_of(target, backend), storage=_plain(old.manifest.storage))
-            home = create_home(target, manifest, overwrite=False, shards=shards, replicas=replicas)
-            new = Index(manifest, home.store, home, None)
+            kind = backend_of(target, backend)
+            # Codes are the embedded engine's own; what they choose candidates of is stored beside them.
+            storage = old.manifest.storage if kind == "edge" else old.manifest.storage.without_codes()
+            manifest = replace(old.manifest, backend=kind, storage=storage)
+            codec = Codec(storage, old._codec.projection)
+            home = create_home(target, manifest, overwrite=False, shards=shards, replicas=replicas, codec=codec)
+            new = Index(manifest, home.store, home, None, codec=codec)
         with new:
             done = transfer(old, new, delete=delete, progress=progress)
             if (prompt := read_note(old, PROMPT_NOTE)) is not None:
@@ -134,21 +138,12 @@ def copy_index(
 def check_alike(source: Manifest, target: Manifest) -> None:
     """Raise IndexMismatchError unless what the one stores can be stored in the other as it is."""
     target.check_space(source.dim, source.vocabulary_size, source.provenance, "source")
-    if (wanted := _plain(source.storage)) != target.storage:
+    ours, theirs = (m.storage.without_codes() for m in (source, target))
+    if (ours, source.projection) != (theirs, target.projection):
+        what = "by another projection" if ours == theirs else f"as {target.storage}"
         raise IndexMismatchError(
-            f"the target stores vectors as {target.storage}, and those of the source ({source.storage}) would be "
-            f"{wanted} there; choose another target"
+            f"the source stores vectors as {source.storage} and the target {what}; choose another target"
         )
-
-
-def _plain(storage: Storage) -> Storage:
-    """Return how the vectors that are compared in the end are stored by themselves."""
-    if storage.is_lossy and not storage.has_codes:
-        raise IndexMismatchError(
-            f"the source keeps its vectors as {storage} alone, from which no other form can be made; copy its folder "
-            "or take a snapshot of it"
-        )
-    return Storage(storage.precision, drop=storage.drop)
 
 
 class _Copy:
@@ -239,4 +234,4 @@ def _chunks(ids: Iterator[str], size: int) -> Iterator[list[str]]:
 
 
 def _batch_size(manifest: Manifest) -> int:
-    return max(1, min(_PASSAGES, _NUMBERS // max(1, manifest.dim * (manifest.provenance.passage_slots + 2))))
+    return max(1, min(_PASSAGES, _NUMBERS // max(1, manifest.width * (manifest.provenance.passage_slots + 2))))
