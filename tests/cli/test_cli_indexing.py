@@ -298,10 +298,11 @@ class TestEstimate:
         assert cli("index", corpus, "--model", MODEL).code == 2
 
     def test_estimates_are_near_what_an_index_takes(self, tmp_path):
+        from tests.index.hashing import random_representations
+
         from diffretriever.cli.estimating import estimates
         from diffretriever.corpus import Passage
         from diffretriever.index import Storage
-        from tests.index.hashing import random_representations
 
         count = 3000
         encoded = random_representations(count, dim=256, slots=(4, 4))
