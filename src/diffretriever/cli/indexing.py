@@ -22,9 +22,11 @@ from diffretriever.cli.interrupts import uninterrupted
 from diffretriever.cli.models import ModelOptions, load_recorded, remember_prompt
 
 if TYPE_CHECKING:
-    from diffretriever.corpus import Passage
+    from diffretriever.corpus import Passage, PassageReader
     from diffretriever.encoder import Encoder
     from diffretriever.index import Index
+    from diffretriever.representations import Representations
+    from diffretriever.retriever import DiffRetriever
 
 #: Passages from which principal components are found, and sizes and times estimated.
 SAMPLE = 512
@@ -37,21 +39,17 @@ class Backend(str, Enum):
     EXACT = "exact"
 
 
+BackendOption = Annotated[Backend, typer.Option(help="edge (search engine) or exact (compares with everything).")]
+
+
 def index(
     source: opt.Input,
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Folder of the new index.", show_default=False)
-    ] = None,
-    estimate: Annotated[
-        bool,
-        typer.Option("--estimate", help="Show what the index would need of disk, memory and time, and write nothing."),
-    ] = False,
+    out: opt.Out = None,
+    estimate: opt.Estimate = False,
     file_format: opt.Format = None,
     on_error: opt.BadLines = opt.OnError.RAISE,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an index that is already there.")] = False,
-    backend: Annotated[Backend, typer.Option(help="edge (search engine) or exact (compares with everything).")] = (
-        Backend.EDGE
-    ),
+    overwrite: opt.Overwrite = False,
+    backend: BackendOption = Backend.EDGE,
     storage: opt.StorageOption = opt.StorageDtype.FLOAT16,
     pca: opt.Pca = None,
     drop: opt.Drop = None,
@@ -91,24 +89,26 @@ def index(
         build = Build.of(
             source, encoder, backend.value, chosen, words=words, batch_size=step, format=file_format, on_error=on_error
         )
-        new = begin(
-            out,
-            build,
-            encoder,
-            backend.value,
-            chosen,
-            sample=lambda: encoder.encode_passages(list(islice(passages, SAMPLE))),
-            overwrite=overwrite,
-            durable=durable,
-        )
-        with closing(new):
-            remember_prompt(new, encoder)
-            known = set(new)
-            if known:
-                message(f"going on: {len(known):,} passages are there already")
-            _fill(new, encoder, passages, found, out, words, step, known=known)
-            finish(out, build)
+
+        def sample() -> Representations:
+            return encoder.encode_passages(list(islice(passages, SAMPLE)))
+
+        new = begin(out, build, encoder, backend.value, chosen, sample=sample, overwrite=overwrite, durable=durable)
+        _complete(new, encoder, passages, found, out, words, step)
+        finish(out, build)
     report_problems(found)
+
+
+def _complete(
+    new: Index, encoder: DiffRetriever, passages: PassageReader, found: Survey, out: Path, words: int, step: int
+) -> None:
+    """Put into a new or interrupted index what it lacks."""
+    with closing(new):
+        remember_prompt(new, encoder)
+        known = set(new)
+        if known:
+            message(f"going on: {len(known):,} passages are there already")
+        _fill(new, encoder, passages, found, out, words, step, known=known)
 
 
 def add(

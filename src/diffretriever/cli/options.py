@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -213,3 +214,8 @@ Where = Annotated[
         rich_help_panel=_SEARCH,
     ),
 ]
+Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder of the new index.", show_default=False)]
+Estimate = Annotated[
+    bool, typer.Option("--estimate", help="Show what the index would need of disk, memory and time, and write nothing.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an index that is already there.")]
