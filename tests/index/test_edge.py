@@ -113,3 +113,24 @@ def test_names_are_read_once_and_forgotten_when_many(index, monkeypatch):
     first = index.search(query, 20, "multi")
     monkeypatch.setattr("diffretriever.index.edge._KNOWN_NAMES", 5)
     assert index.search(query, 20, "multi") == first
+
+
+def test_what_the_terms_find_gets_its_dense_score_though_the_graph_overlooked_it(index, monkeypatch):
+    monkeypatch.setattr("diffretriever.index.edge.CANDIDATES", 20)
+    monkeypatch.setattr("diffretriever.index.edge.CANDIDATES_PER_HIT", 1)
+    queries = random_representations(10, seed=11, slots=(3, 4), terms=6)
+    exact = index.search_batch(queries, COUNT, "multi", exact=True)
+    known = [{hit.passage_id: hit.score for hit in hits} for hits in exact]
+    lists = index.search_batch(queries, 20, depth=20, exact=False)
+    multi = index.search_batch(queries, 20, "multi", exact=False)
+    sparse = index.search_batch(queries, 20, "sparse")
+    completed = 0
+    for hits, scores, dense, terms in zip(lists, known, multi, sparse, strict=True):
+        # The dense ranking is that of everything either search has found.
+        found = {*ids(dense), *ids(terms)} & scores.keys()
+        listed = sorted(found, key=scores.__getitem__, reverse=True)[:20]
+        for hit in hits:
+            assert (hit.dense is not None) == (hit.passage_id in listed)
+            assert hit.dense is None or hit.dense == pytest.approx(scores[hit.passage_id], abs=1e-6)
+            completed += hit.dense is not None and hit.passage_id not in ids(dense)
+    assert completed > 0
