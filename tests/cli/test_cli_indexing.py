@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 from cli_samples import MODEL, PASSAGES, write_jsonl
@@ -150,6 +151,9 @@ class TestEncode:
 
 def start(*args, **options):
     command = [sys.executable, "-m", "diffretriever.cli.main", *map(str, args)]
+    if os.name == "posix":
+        # A shell starts background jobs with SIGINT ignored, which children inherit: Ctrl-C would not reach them.
+        options["preexec_fn"] = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
 
 
