@@ -97,7 +97,7 @@ def test_missing_key_and_missing_file(tmp_path: Path) -> None:
     del raw["system"]
     with pytest.raises(PromptError, match="'system' is missing"):
         Prompt.from_mapping(raw)
-    with pytest.raises(PromptError, match="no prompt 'nope'; give one of few, one, plain, three"):
+    with pytest.raises(PromptError, match="no prompt 'nope'; give one of bare, few, one, plain, sides, three"):
         Prompt.load("nope")
     broken = tmp_path / "broken.json"
     broken.write_text("[1")

@@ -37,6 +37,7 @@ class RetrieverSettings:
         steps: denoising steps S.
         protocol: name of the conventions.
         tuned: whether the model was tuned for retrieval; untuned ones stop early at special tokens.
+        system: the system it was tuned as; None for the usual one of its backbone.
         expected_ids: prefix and suffix ids per side that a checkpoint of the paper's code records, to be checked.
     """
 
@@ -49,6 +50,7 @@ class RetrieverSettings:
     steps: int = 1
     protocol: str = "default"
     tuned: bool = False
+    system: str | None = None
     expected_ids: tuple[tuple[int, ...], ...] | None = None
 
     @classmethod

@@ -93,6 +93,10 @@ class TextEncoder(ABC):
             words: how many predicted words to return per vector.
         """
 
+    def tokenise(self, texts: Sequence[str], side: Side) -> list[list[int]]:
+        """Return the token ids of texts of one side, to be framed."""
+        return self.backbone.tokenizer.encode(texts, parse_special_tokens=self.protocol.parse_special_tokens)
+
     @property
     def dim(self) -> int:
         """Width D of the dense vectors."""
@@ -149,8 +153,7 @@ class TextEncoder(ABC):
 
     def _encode_window(self, texts: list[str], side: Side, words: int) -> Iterator[_Part]:
         frame = self.frames[side]
-        ids = self.backbone.tokenizer.encode(texts, parse_special_tokens=self.protocol.parse_special_tokens)
-        sequences = [frame.wrap(i) for i in ids]
+        sequences = [frame.wrap(ids) for ids in self.tokenise(texts, side)]
         for rows in batches_by_length([len(s.ids) for s in sequences], self.batch_tokens):
             batch = collate([sequences[r] for r in rows], frame.slots, self.backbone.special.pad)
             yield _Part(rows, self._forward(batch.to(self.backbone.device), [texts[r] for r in rows], side, words))

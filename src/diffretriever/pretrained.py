@@ -18,6 +18,8 @@ from diffretriever.errors import CheckpointError, InputError
 from diffretriever.prompts import Chat, Prompt
 
 _SLOTS = "slots.safetensors"
+#: Systems that read no vocabulary head.
+_HEADLESS = ("diffembed", "repllama")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -61,7 +63,7 @@ def open_checkpoint(
     folder = locate(name_or_path)
     parts = checkpoint_folders(folder, options.get("base"))
     device = options.get("device")
-    settings = RetrieverSettings.load(folder)
+    settings = _settings_for(given.get("system"), RetrieverSettings.load(folder))
     backbone = load_backbone(
         parts.base,
         device=None if device is None else torch.device(device),
@@ -70,11 +72,24 @@ def open_checkpoint(
         attention=options.get("attention") or "auto",
         device_map=options.get("device_map"),
         tokenizer_folder=parts.tokenizer,
+        head=settings.system not in _HEADLESS,
     )
     if settings.expected_ids is not None and given.get("prompt") is None:
         settings = replace(settings, prompt=_prompt_of_ids(backbone, settings, folder))
     settings = replace(settings, **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
     return Checkpoint(backbone, settings, _slot_embeddings(folder))
+
+
+def _settings_for(system: object, recorded: RetrieverSettings) -> RetrieverSettings:
+    """Return what a checkpoint's settings say to a system; to one that it was not tuned as, the lengths alone."""
+    if system is None or system == (recorded.system or "diffretriever"):
+        return recorded
+    return RetrieverSettings(
+        max_query_length=recorded.max_query_length,
+        max_passage_length=recorded.max_passage_length,
+        protocol=recorded.protocol,
+        system=str(system),
+    )
 
 
 def save_checkpoint(
@@ -107,7 +122,8 @@ def _tied(model: torch.nn.Module) -> bool:
 
 def _special(backbone: Backbone) -> dict[str, int]:
     special = backbone.special
-    return {"mask": special.mask, "eos": special.end_of_sequence, "pad": special.pad}
+    named = {"mask": special.mask, "eos": special.end_of_sequence, "pad": special.pad}
+    return {role: i for role, i in named.items() if i >= 0}
 
 
 def _slot_embeddings(folder: Path) -> torch.Tensor | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -53,6 +53,28 @@ class Chat:
         roles = raw.pop("roles")
         return cls(**{k: str(v) for k, v in raw.items()}, roles=cast(Mapping[str, str], roles))
 
+    @classmethod
+    def fitting(cls, name: str, id_of: Callable[[str], int | None]) -> Chat:
+        """Return the chat format of that name, or another bundled one if only its end-of-turn token exists.
+
+        Models of one architecture are tuned with different formats (SmolLM2 is a Llama that speaks ChatML).
+
+        Args:
+            name: the usual format of the family.
+            id_of: the vocabulary: id of a token's exact text, or None.
+
+        Raises:
+            PromptError: the vocabulary knows no bundled format.
+        """
+        names = dict.fromkeys([name, *_bundled("chats")])
+        for chat in map(cls.load, names):
+            if chat.end_of_turn and id_of(chat.end_of_turn) is not None:
+                return chat
+        raise PromptError(
+            f"the vocabulary holds no end-of-turn token of the chat formats {', '.join(names)}; a model tuned to "
+            "follow instructions is needed"
+        )
+
     def opening(self, role: str) -> str:
         """Return the text before a turn of `role`."""
         return self.header.format(role=self.roles[role])
@@ -86,9 +108,20 @@ class Prompt:
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> Prompt:
-        """Return a bundled template by name ("few", "one", "three", "plain"), or one from a JSON file."""
+        """Return a bundled template by name ("few", "one", "three", "plain" ...), or one from a JSON file."""
         raw = _read_json("prompts", str(name_or_path))
         return cls.from_mapping(raw, where=str(name_or_path))
+
+    @classmethod
+    def choose(
+        cls, wanted: str | Mapping[str, object] | None, default: str, query_slots: int, passage_slots: int
+    ) -> Prompt:
+        """Return the template asked for, else the default; its "few" becomes "one" for one slot on both sides."""
+        if isinstance(wanted, Mapping):
+            return cls.from_mapping(wanted)
+        if wanted is None and default == "few" and query_slots == passage_slots == 1:
+            return cls.load("one")
+        return cls.load(wanted or default)
 
     @classmethod
     def from_mapping(cls, raw: Mapping[str, object], where: str = "prompt") -> Prompt:
@@ -162,9 +195,14 @@ def _counted(template: SideTemplate, slots: int) -> SideTemplate:
     return SideTemplate(user=adapt(template.user), assistant=adapt(template.assistant))
 
 
+def _bundled(kind: str) -> list[str]:
+    folder = files("diffretriever") / "data" / kind
+    return sorted(p.name.removesuffix(".json") for p in folder.iterdir() if p.name.endswith(".json"))
+
+
 def _read_json(kind: str, name: str) -> dict[str, object]:
     folder = files("diffretriever") / "data" / kind
-    bundled = sorted(p.name.removesuffix(".json") for p in folder.iterdir() if p.name.endswith(".json"))
+    bundled = _bundled(kind)
     source = folder / f"{name}.json" if name in bundled else Path(name)
     if not source.is_file():
         raise PromptError(f"no {kind[:-1]} {name!r}; give one of {', '.join(bundled)}, or the path of a JSON file")

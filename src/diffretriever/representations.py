@@ -36,15 +36,16 @@ class Provenance:
         prompt: name of the prompt template.
         prompt_hash: digest of the filled templates of both sides.
         protocol: name of the conventions ("default" or "paper").
-        readout: "slot" or "aligned".
-        query_slots: K_q, masked positions of a query.
-        passage_slots: K_p, masked positions of a passage.
+        readout: where hidden states are read: "slot" or "aligned" for masked positions, "mean" or "last" for others.
+        query_slots: K_q, vectors of a query.
+        passage_slots: K_p, vectors of a passage.
         steps: denoising steps S.
         max_query_length: longest query sequence in tokens.
         max_passage_length: longest passage sequence in tokens.
         dtype: dtype of the forward pass.
         version: version of this package.
-        stops: which predicted tokens end a text's slots early: "none", "special" or "structural".
+        stops: which predicted tokens end a text's slots early: "none", "special", "structural" or "quote".
+        system: name of the system that reads the backbone (docs/systems.md).
     """
 
     model: str
@@ -61,6 +62,7 @@ class Provenance:
     dtype: str
     version: str
     stops: str = "none"
+    system: str = "diffretriever"
 
     def differences(self, other: Provenance) -> list[str]:
         """Return one line per field in which scores would stop being comparable; empty when they are.

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from typing_extensions import Unpack
 
 from diffretriever.backbones.backbone import Backbone
 from diffretriever.checkpoint import RetrieverSettings
-from diffretriever.conventions import Protocol, Side, protocol_named
-from diffretriever.denoising import Denoising, Stops, kept_slots, read_slots
-from diffretriever.encoding import Reading, TextEncoder
+from diffretriever.conventions import Protocol, Side, System, protocol_named
+from diffretriever.denoising import Denoising, kept_slots, read_slots
+from diffretriever.encoding import Reading
 from diffretriever.errors import CheckpointError, InputError
-from diffretriever.pretrained import BackboneOptions, open_checkpoint, save_checkpoint
+from diffretriever.pretrained import BackboneOptions, open_checkpoint
+from diffretriever.prompted import PromptedEncoder, term_rule
 from diffretriever.prompts import Chat, Prompt
-from diffretriever.representations import Provenance
 from diffretriever.sequences import Batch, Frame, build_frame
-from diffretriever.terms import DEFAULT, PAPER_FINE_TUNED, PAPER_ZERO_SHOT, TermRule
-from diffretriever.version import __version__
 
 
-class DiffRetriever(TextEncoder):
+class DiffRetriever(PromptedEncoder):
     """The paper's retriever over any diffusion backbone, zero-shot or tuned (docs/method.md, 1 to 8).
 
     Example:
@@ -34,6 +32,8 @@ class DiffRetriever(TextEncoder):
         >>> queries.vectors(0).shape
         (4, 384)
     """
+
+    system: ClassVar[System] = "diffretriever"
 
     def __init__(
         self,
@@ -60,30 +60,27 @@ class DiffRetriever(TextEncoder):
         passage_slots = spec.slots[1] if settings.passage_slots is None else settings.passage_slots
         protocol = protocol_named(settings.protocol)
         chat = Chat.load(spec.chat)
-        prompt = _choose_prompt(settings.prompt, spec.prompt, query_slots, passage_slots)
+        prompt = Prompt.choose(settings.prompt, spec.prompt, query_slots, passage_slots)
 
         def frame(side: Side, slots: int, max_length: int) -> Frame:
             return build_frame(side, prompt, chat, backbone.tokenizer, backbone.special, protocol, slots, max_length)
 
         super().__init__(
             backbone,
-            protocol,
+            replace(settings, query_slots=query_slots, passage_slots=passage_slots),
+            prompt,
+            chat,
             {
                 "query": frame("query", query_slots, settings.max_query_length),
                 "passage": frame("passage", passage_slots, settings.max_passage_length),
             },
-            _term_rule(protocol, settings.tuned),
-            batch_tokens,
+            term_rule(protocol, settings.tuned),
+            name=name,
+            stops="none" if settings.tuned else "special",
+            slot_embeddings=_checked_slot_embeddings(slot_embeddings, backbone, max(query_slots, passage_slots)),
+            batch_tokens=batch_tokens,
         )
-        self.chat = chat
-        self.prompt = prompt
-        self.settings = replace(
-            settings, query_slots=query_slots, passage_slots=passage_slots, prompt=prompt.to_mapping()
-        )
-        self.slot_embeddings = _checked_slot_embeddings(slot_embeddings, backbone, max(query_slots, passage_slots))
-        self.stops: Stops = "none" if settings.tuned else "special"
         self.denoising = _denoising(settings, protocol, spec.shift)
-        self._name = name or spec.name
 
     @classmethod
     def from_pretrained(
@@ -121,7 +118,8 @@ class DiffRetriever(TextEncoder):
             CheckpointError: files are missing, foreign or do not fit.
             InputError: an option is out of range.
         """
-        given = {
+        given: dict[str, object] = {
+            "system": cls.system,
             "query_slots": query_slots,
             "passage_slots": passage_slots,
             "prompt": None if prompt is None else str(prompt),
@@ -139,31 +137,6 @@ class DiffRetriever(TextEncoder):
             slot_embeddings=checkpoint.slot_embeddings,
             batch_tokens=batch_tokens,
         )
-
-    @property
-    def provenance(self) -> Provenance:
-        """Everything that must agree between two encodings for their scores to mean something."""
-        s = self.settings
-        return Provenance(
-            model=self._name,
-            fingerprint=self.backbone.fingerprint,
-            prompt=self.prompt.name,
-            prompt_hash=self.prompt.digest(self.chat, self.frames["query"].slots, self.frames["passage"].slots),
-            protocol=s.protocol,
-            readout=s.readout,
-            query_slots=self.frames["query"].slots,
-            passage_slots=self.frames["passage"].slots,
-            steps=s.steps,
-            max_query_length=s.max_query_length,
-            max_passage_length=s.max_passage_length,
-            dtype=str(self.backbone.dtype).removeprefix("torch."),
-            version=__version__,
-            stops=self.stops,
-        )
-
-    def save_pretrained(self, path: str | Path) -> None:
-        """Write a folder that `from_pretrained` reads: config, weights, tokeniser, slot embeddings, settings."""
-        save_checkpoint(Path(path), self.backbone, self.settings, self.slot_embeddings)
 
     def read(self, batch: Batch, side: Side, words: int) -> Reading:
         """Return the hidden states and predictions at the masked positions (docs/method.md, 3 and 11)."""
@@ -202,17 +175,6 @@ class DiffRetriever(TextEncoder):
         return rows.to(self.backbone.device)
 
 
-def _choose_prompt(
-    wanted: str | Mapping[str, object] | None, default: str, query_slots: int, passage_slots: int
-) -> Prompt:
-    """Return the template asked for; by default the paper's: "one" for one slot on both sides, else "few"."""
-    if isinstance(wanted, Mapping):
-        return Prompt.from_mapping(wanted)
-    if wanted is None and default == "few" and query_slots == passage_slots == 1:
-        return Prompt.load("one")
-    return Prompt.load(wanted or default)
-
-
 def _checked_slot_embeddings(slots: torch.Tensor | None, backbone: Backbone, needed: int) -> torch.Tensor | None:
     if slots is None:
         return None
@@ -221,12 +183,6 @@ def _checked_slot_embeddings(slots: torch.Tensor | None, backbone: Backbone, nee
     if slots.shape[1] < needed:
         raise InputError(f"{needed} masked positions asked for; this model has learned {slots.shape[1]}")
     return slots
-
-
-def _term_rule(protocol: Protocol, tuned: bool) -> TermRule:
-    if not protocol.quantised_terms:
-        return DEFAULT
-    return PAPER_FINE_TUNED if tuned else PAPER_ZERO_SHOT
 
 
 def _denoising(settings: RetrieverSettings, protocol: Protocol, shift: int) -> Denoising:

@@ -77,6 +77,13 @@ class Tokenizer:
         """Return the ids of each word tokenised alone."""
         return self.encode(words, parse_special_tokens=False)
 
+    def around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the ids that this tokeniser itself puts before and after a text, such as [CLS] and [SEP]."""
+        text = self._parsing.encode("a", add_special_tokens=False).ids
+        whole = self._parsing.encode("a", add_special_tokens=True).ids
+        start = next(i for i in range(len(whole)) if whole[i : i + len(text)] == text)
+        return tuple(whole[:start]), tuple(whole[start + len(text) :])
+
     def id_of(self, token: str) -> int | None:
         """Return the id of a token's exact text, or None."""
         found: int | None = self._parsing.token_to_id(token)

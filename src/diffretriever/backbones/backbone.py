@@ -61,7 +61,7 @@ class Backbone(nn.Module):
     @property
     def vocabulary_size(self) -> int:
         """Number V of rows of the vocabulary matrix; may exceed the tokeniser's."""
-        return int(self._decoder.weight.shape[0])
+        return self._embedding.num_embeddings
 
     @property
     def block_length(self) -> int:

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -37,6 +37,7 @@ def load_backbone(
     attention: str = "auto",
     device_map: str | dict[str, int | str] | None = None,
     tokenizer_folder: Path | None = None,
+    head: bool = True,
 ) -> Backbone:
     """Return the backbone of a folder, in eval mode, its attention probed.
 
@@ -48,6 +49,7 @@ def load_backbone(
         attention: "auto", "sdpa", "eager" or "flash_attention_2".
         device_map: "auto" or a map as accelerate takes it, to spread the layers over several devices.
         tokenizer_folder: folder of the tokeniser, when it is not `folder`.
+        head: whether the vocabulary head is needed; a folder without one is then an error.
 
     Raises:
         CheckpointError: a file or tensor is missing, unexpected or does not fit.
@@ -61,12 +63,15 @@ def load_backbone(
     config = native_config(spec, config_json, where=folder)
     config._attn_implementation = _attention_implementation(attention, device, dtype)
     model = _empty_model(spec, config)
-    load_weights(model, spec, config, folder, dtype, torch.device("cpu") if device_map else device)
+    target = torch.device("cpu") if device_map else device
+    whole = load_weights(model, spec, config, folder, dtype, target, head=head)
     digest = hashlib.sha256(weights_digest(shard_paths(folder)).encode())
     if adapter is not None:
         merge_adapter(model, spec, adapter)
         digest.update((adapter / "adapter_model.safetensors").read_bytes())
     digest.update(tokenizer.digest.encode())
+    if not whole:
+        model = cast(nn.Module, model.base_model)
     model = _dispatch(model, device_map) if device_map else model.to(device)
     set_direction(model, spec)
     special = _special_ids(spec, config_json, tokenizer, folder)

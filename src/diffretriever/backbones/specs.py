@@ -174,8 +174,9 @@ SPECS: tuple[BackboneSpec, ...] = (
         keys=(
             (r"(.*)LayerNorm\.gamma", r"\1LayerNorm.weight"),
             (r"(.*)LayerNorm\.beta", r"\1LayerNorm.bias"),
+            (r"(embeddings|encoder)\.", r"bert.\1."),
         ),
-        ignored=(r"bert\.pooler\..*", r"cls\.seq_relationship\..*", r"bert\.embeddings\.position_ids"),
+        ignored=(r"(bert\.)?pooler\..*", r"cls\.seq_relationship\..*", r"(bert\.)?embeddings\.position_ids"),
         requires={"position_embedding_type": "absolute", "is_decoder": False},
         mask_token="[MASK]",  # noqa: S106
         lora_targets=_BERT_LAYER,

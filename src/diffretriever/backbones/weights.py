@@ -77,8 +77,22 @@ def load_weights(
     folder: Path,
     dtype: torch.dtype,
     device: torch.device,
-) -> None:
+    *,
+    head: bool = True,
+) -> bool:
     """Fill a module whose parameters are on the meta device, tensor by tensor, from the folder's shards.
+
+    Args:
+        model: the module.
+        spec: its registry row.
+        config: its config.
+        folder: where the shards are.
+        dtype: dtype to fill it with.
+        device: device to fill it on.
+        head: whether the vocabulary head must be there.
+
+    Returns:
+        Whether everything was there; False when the vocabulary head was not, whose parameters stay on the meta device.
 
     Raises:
         CheckpointError: a tensor is missing, unexpected, given twice or of another shape; the message names it.
@@ -100,14 +114,24 @@ def load_weights(
     cast(Callable[[], None], model.tie_weights)()
     incomplete = {n for n, count in parts.items() if count and count != 2 * expected[n][0]}
     missing = sorted((set(expected) - seen - _tied_names(model)) | incomplete)
+    if missing and not head and all(map(_is_head, missing)):
+        return False
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise CheckpointError(f"{folder}: the tensor {missing[0]!r} is missing{more}; {_hint(missing)}")
+    return True
+
+
+def _is_head(name: str) -> bool:
+    return ".predictions." in name or name.startswith(("lm_head", "head.", "decoder."))
 
 
 def _hint(missing: list[str]) -> str:
-    if all(".predictions." in m or m.startswith(("lm_head", "head.", "decoder.")) for m in missing):
-        return "the folder has no vocabulary head, so its masked positions predict nothing: use a masked-LM checkpoint"
+    if all(map(_is_head, missing)):
+        return (
+            "the folder has no vocabulary head, so its masked positions predict nothing: use a masked-LM checkpoint, "
+            "or the system diffembed, which needs no head"
+        )
     return "the download may be incomplete"
 
 
