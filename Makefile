@@ -39,7 +39,7 @@ $(VENV)/.installed-demo: pyproject.toml $(VENV)/.installed-torch
 
 $(VENV)/.installed-test: pyproject.toml $(VENV)/.installed-torch
 	@echo "installing the package and its development tools into $(VENV)"
-	@$(PIP) -e ".[cluster,dev,eval,parquet,train,zstd]"
+	@$(PIP) -e ".[cluster,dev,eval,gguf,parquet,train,zstd]"
 	@touch $@
 
 # torch goes first and by itself: asked for alone it may come as a CPU build, where one is offered.

