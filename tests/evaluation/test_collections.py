@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 
-from diffretriever.errors import CorpusError
-from diffretriever.evaluation import Collection, Qrel, read_qrels
+from diffretriever.corpus import Query
+from diffretriever.errors import CorpusError, MissingExtraError
+from diffretriever.evaluation import Collection, Qrel, open_collection, read_qrels
 
 EXPECTED = [Qrel("q1", "d 1", 2), Qrel("q1", "d2", 0)]
 
@@ -44,3 +49,127 @@ def test_a_collection_keeps_only_judged_queries(tmp_path):
     (tmp_path / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n3\ta\t1\n")
     with pytest.raises(CorpusError, match="judges none of the queries"):
         Collection.load(tmp_path)
+
+
+def beir(folder, splits, *, queries=("1", "2")):
+    (folder / "qrels").mkdir(parents=True)
+    for split in splits:
+        (folder / "qrels" / f"{split}.tsv").write_text("query-id\tcorpus-id\tscore\n2\ta\t1\n")
+    lines = "".join(f'{{"_id": "{q}", "text": "x"}}\n' for q in queries)
+    (folder / "queries.jsonl").write_text(lines)
+    (folder / "corpus.jsonl").write_text('{"_id": "a", "title": "h", "text": "t"}\n')
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("splits", "asked", "chosen"),
+    [(["test", "train"], None, "test"), (["dev"], None, "dev"), (["dev", "train"], "train", "train")],
+)
+def test_the_split_is_test_or_the_only_one_or_the_one_asked_for(tmp_path, splits, asked, chosen):
+    collection = Collection.load(beir(tmp_path / "c", splits), asked)
+    assert (collection.name, collection.split, collection.unjudged_queries) == ("c", chosen, 1)
+    assert collection.qrels_source.endswith(f"{chosen}.tsv")
+
+
+@pytest.mark.parametrize(
+    ("splits", "asked", "message"),
+    [
+        (["dev", "train"], None, "has the splits dev, train; choose one"),
+        (["dev"], "test", "no split 'test'; there are dev"),
+        ([], None, r"holds no \.tsv"),
+    ],
+)
+def test_a_split_that_cannot_be_chosen(tmp_path, splits, asked, message):
+    with pytest.raises(CorpusError, match=message):
+        Collection.load(beir(tmp_path / "c", splits), asked)
+
+
+def test_other_queries_and_judgements_than_the_folders(tmp_path):
+    folder = beir(tmp_path / "c", ["test"])
+    (tmp_path / "topics.tsv").write_text("9\tnine\n8\teight\n")
+    (tmp_path / "qrels.trec").write_text("9 0 a 2\n")
+    files = {"topics": tmp_path / "topics.tsv", "qrels": tmp_path / "qrels.trec"}
+    for source in (folder, folder / "corpus.jsonl"):
+        collection = open_collection(str(source), **files)
+        assert collection.queries == [Query("9", "nine")]
+        assert collection.qrels == [Qrel("9", "a", 2)]
+        assert collection.split == "given"
+        assert [(p.title, p.text) for p in collection.passages] == [("h", "t")]
+
+
+def test_what_is_no_collection(tmp_path):
+    with pytest.raises(CorpusError, match="no such collection"):
+        open_collection(str(tmp_path / "nothing"))
+    with pytest.raises(CorpusError, match=r"no corpus\.jsonl in this folder"):
+        open_collection(str(tmp_path))
+    (tmp_path / "corpus.jsonl").write_text('{"_id": "a", "text": "t"}\n')
+    with pytest.raises(CorpusError, match="is a file: give its queries and judgements too"):
+        open_collection(str(tmp_path / "corpus.jsonl"))
+
+
+def test_the_bundled_collection_by_name():
+    collection = open_collection("scifact")
+    assert (len(collection.queries), len(collection.qrels)) == (300, 339)
+
+
+class TestIrDatasets:
+    @pytest.fixture
+    def dataset(self, tmp_path):
+        import ir_datasets
+
+        (tmp_path / "docs.tsv").write_text("d1\tfirst text\nd2\tsecond text\n")
+        (tmp_path / "queries.tsv").write_text("q1\tone\nq2\ttwo\n")
+        (tmp_path / "qrels").write_text("q2 0 d2 3\n")
+        made = ir_datasets.create_dataset(
+            docs_tsv=str(tmp_path / "docs.tsv"),
+            queries_tsv=str(tmp_path / "queries.tsv"),
+            qrels_trec=str(tmp_path / "qrels"),
+        )
+        ir_datasets.registry.register("diffretriever-sample", made)
+        yield "ir_datasets:diffretriever-sample"
+        del ir_datasets.registry._registered["diffretriever-sample"]
+
+    def test_a_dataset_by_its_id(self, dataset):
+        collection = open_collection(dataset)
+        assert [(p.passage_id, p.text) for p in collection.passages] == [("d1", "first text"), ("d2", "second text")]
+        assert list(collection.passages) == list(collection.passages)
+        assert collection.queries == [Query("q2", "two")]
+        assert collection.qrels == [Qrel("q2", "d2", 3)]
+        assert (collection.name, collection.source, collection.unjudged_queries) == ("diffretriever-sample", dataset, 1)
+
+    def test_an_unknown_id(self):
+        with pytest.raises(CorpusError, match="knows no dataset 'no/such/thing'"):
+            open_collection("ir_datasets:no/such/thing")
+
+    def test_a_part_that_a_dataset_lacks(self):
+        with pytest.raises(CorpusError, match="has no queries and no qrels"):
+            open_collection("ir_datasets:msmarco-passage")
+
+    def test_a_download_that_fails_is_passed_on(self, tmp_path):
+        # A process of its own: the folder of downloads is chosen when ir_datasets is imported.
+        code = (
+            "from diffretriever.evaluation import open_collection\n"
+            "from diffretriever.errors import CorpusError\n"
+            "try:\n    list(open_collection('ir_datasets:vaswani').passages)\n"
+            "except CorpusError as error:\n    print(error)\n"
+        )
+        nowhere = "http://127.0.0.1:9"
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={
+                **os.environ,
+                "IR_DATASETS_HOME": str(tmp_path),
+                "IR_DATASETS_DL_TRIES": "1",
+                **dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), nowhere),
+            },
+        )
+        assert done.stdout.startswith("ir_datasets:vaswani: ir_datasets could not provide it (")
+        assert "127.0.0.1" in done.stdout
+
+    def test_without_the_package(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "ir_datasets", None)
+        with pytest.raises(MissingExtraError, match=r"diffretriever\[eval\]"):
+            open_collection("ir_datasets:vaswani")

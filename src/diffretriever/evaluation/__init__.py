@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from diffretriever.evaluation.collections import Collection, Qrel, read_qrels, scifact
+from diffretriever.evaluation.collections import Collection, open_collection, scifact
 from diffretriever.evaluation.measures import Evaluation, MeasureValue, evaluate
+from diffretriever.evaluation.qrels import Qrel, read_qrels
 from diffretriever.evaluation.runs import Run, ScoredPassage, read_run, write_run
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Run",
     "ScoredPassage",
     "evaluate",
+    "open_collection",
     "read_qrels",
     "read_run",
     "scifact",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from diffretriever.errors import InputError, MissingExtraError
-from diffretriever.evaluation.collections import Qrel
+from diffretriever.evaluation.qrels import Qrel
 from diffretriever.evaluation.runs import Run
 
 DEFAULT_MEASURES = ("nDCG@10", "R@100")
