@@ -38,7 +38,7 @@ def test_nothing_acknowledged_is_lost_and_nothing_deleted_comes_back(backend):
     assert summary["searches"] > 0
 
 
-EXACT = "from diffretriever.index.exact import ExactStore\nfrom tests.faults import writer\n"
+EXACT = "from diffretriever.index.exact.store import ExactStore\nfrom tests.faults import writer\n"
 FORGETS_DELETIONS = EXACT + "ExactStore.delete = ExactStore._apply_delete\nwriter._KINDS = {'add': 1, 'delete': 1}"
 FORGETS_EVERYTHING = EXACT + "ExactStore._append = lambda self, entry: None"
 

@@ -41,7 +41,8 @@ class Journal:
 
 def make_small_steps() -> None:
     """Let the engines reorganise after few writes and split small ones, so that kills strike there too."""
-    from diffretriever.index import edge, exact
+    from diffretriever.index.edge import store as edge
+    from diffretriever.index.exact import store as exact
 
     edge._OPTIMIZE_LEAST, edge._OPTIMIZE_SHARE, edge._WRITE_NUMBERS = 40, 0.05, 100
     exact.MAX_SEGMENTS, exact._DEAD_LEAST = 3, 30

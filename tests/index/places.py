@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from diffretriever.index.cluster_location import ClusterLocation
+from diffretriever.index.cluster.location import ClusterLocation
 from tests.index.qdrant_server import Server
 
 #: A real server, such as http://localhost:6333; its key is taken from QDRANT_API_KEY.

@@ -12,8 +12,8 @@ import qdrant_edge as qe
 from diffretriever.corpus import Passage
 from diffretriever.errors import IndexFormatError, WriteError
 from diffretriever.index import Index
-from diffretriever.index.checking import CheckReport
-from diffretriever.index.points import point_id
+from diffretriever.index.integrity.checking import CheckReport
+from diffretriever.index.points.points import point_id
 from tests.index.hashing import HashEncoder
 from tests.index.places import backend_of
 
@@ -210,7 +210,7 @@ def test_an_older_state_of_one_file_is_found(tmp_path, encoder):
 @pytest.mark.parametrize("backend", ["edge", "exact"])
 def test_a_failed_write_says_what_is_stored(tmp_path, backend, encoder, monkeypatch):
     with Index.create(tmp_path / "i", encoder, backend=backend) as index:
-        monkeypatch.setattr("diffretriever.index.edge._WRITE_NUMBERS", 100)
+        monkeypatch.setattr("diffretriever.index.edge.store._WRITE_NUMBERS", 100)
         index.add(PASSAGES[:1])
         if backend == "edge":
             write, calls = index._store._write, []
@@ -277,7 +277,7 @@ def test_a_failed_snapshot_leaves_nothing(tmp_path, backend, encoder, monkeypatc
         def fail(*arguments):
             raise OSError(28, "no space left")
 
-        monkeypatch.setattr("diffretriever.index.folder.copy_file", fail)
+        monkeypatch.setattr("diffretriever.index.folder.folder.copy_file", fail)
         with pytest.raises(OSError, match="no space"):
             index.snapshot(tmp_path / "s")
     assert [p.name for p in tmp_path.iterdir()] == ["i"]

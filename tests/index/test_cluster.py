@@ -14,10 +14,10 @@ import pytest
 from diffretriever.corpus import Passage
 from diffretriever.errors import IndexFormatError, IndexMismatchError, InputError, ServerError
 from diffretriever.index import Index
-from diffretriever.index import cluster as cluster_module
-from diffretriever.index import cluster_server as server_module
-from diffretriever.index.cluster_location import ClusterLocation
-from diffretriever.index.uploads import in_parallel
+from diffretriever.index.cluster import server as server_module
+from diffretriever.index.cluster import store as cluster_module
+from diffretriever.index.cluster.location import ClusterLocation
+from diffretriever.index.cluster.uploads import in_parallel
 from tests.index.hashing import HashEncoder
 from tests.index.qdrant_server import Server
 

@@ -7,11 +7,11 @@ from qdrant_client import QdrantClient
 
 from diffretriever.corpus import Passage
 from diffretriever.index import Index
-from diffretriever.index.cluster_collection import find, make
-from diffretriever.index.cluster_location import ClusterLocation
-from diffretriever.index.cluster_server import ClusterServer
+from diffretriever.index.cluster.collection import find, make
+from diffretriever.index.cluster.location import ClusterLocation
+from diffretriever.index.cluster.server import ClusterServer
 from diffretriever.index.manifest import Manifest
-from diffretriever.index.storage import Storage
+from diffretriever.index.storage.storage import Storage
 from tests.index.hashing import random_representations
 from tests.index.test_agreement import assert_same
 

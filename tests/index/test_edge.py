@@ -53,11 +53,11 @@ def test_an_approximate_search_keeps_to_its_filter(index):
 def test_the_size_decides_when_nobody_else_does(index, monkeypatch):
     query = random_representations(1, seed=8, slots=(4, 4))
     assert index.search(query, 1, "multi")[0].exact
-    monkeypatch.setattr("diffretriever.index.edge.EXACT_MULTI_WORK", COUNT * 16)
-    monkeypatch.setattr("diffretriever.index.edge.EXACT_SINGLE_WORK", COUNT * 16 - 1)
+    monkeypatch.setattr("diffretriever.index.edge.store.EXACT_MULTI_WORK", COUNT * 16)
+    monkeypatch.setattr("diffretriever.index.edge.store.EXACT_SINGLE_WORK", COUNT * 16 - 1)
     assert not index.search(query, 1, "multi")[0].exact
     assert not index.search(query, 1, "single")[0].exact
-    monkeypatch.setattr("diffretriever.index.edge.EXACT_SINGLE_WORK", COUNT * 16)
+    monkeypatch.setattr("diffretriever.index.edge.store.EXACT_SINGLE_WORK", COUNT * 16)
     assert index.search(query, 1, "single")[0].exact
 
 
@@ -69,7 +69,7 @@ def test_ties_beyond_the_cut_are_all_seen(tmp_path):
 
 
 def test_a_large_write_is_split(tmp_path, monkeypatch):
-    monkeypatch.setattr("diffretriever.index.edge._WRITE_NUMBERS", 100)
+    monkeypatch.setattr("diffretriever.index.edge.store._WRITE_NUMBERS", 100)
     sizes = []
     upsert = qe.UpdateOperation.upsert_points
 
@@ -81,7 +81,7 @@ def test_a_large_write_is_split(tmp_path, monkeypatch):
             sizes.append(len(points))
             return upsert(points)
 
-    monkeypatch.setattr("diffretriever.index.edge.qe.UpdateOperation", Counting)
+    monkeypatch.setattr("diffretriever.index.edge.store.qe.UpdateOperation", Counting)
     with Index.create(tmp_path, HashEncoder()) as index:
         index.add([Passage(f"p{i}", "one two three") for i in range(10)])
         assert sizes == [2] * 5
@@ -111,13 +111,13 @@ def test_damage_is_reported(tmp_path, encoder):
 def test_names_are_read_once_and_forgotten_when_many(index, monkeypatch):
     query = random_representations(1, seed=9, slots=(4, 4))
     first = index.search(query, 20, "multi")
-    monkeypatch.setattr("diffretriever.index.edge._KNOWN_NAMES", 5)
+    monkeypatch.setattr("diffretriever.index.edge.store._KNOWN_NAMES", 5)
     assert index.search(query, 20, "multi") == first
 
 
 def test_what_the_terms_find_gets_its_dense_score_though_the_graph_overlooked_it(index, monkeypatch):
-    monkeypatch.setattr("diffretriever.index.edge.CANDIDATES", 20)
-    monkeypatch.setattr("diffretriever.index.edge.CANDIDATES_PER_HIT", 1)
+    monkeypatch.setattr("diffretriever.index.edge.store.CANDIDATES", 20)
+    monkeypatch.setattr("diffretriever.index.edge.store.CANDIDATES_PER_HIT", 1)
     queries = random_representations(10, seed=11, slots=(3, 4), terms=6)
     exact = index.search_batch(queries, COUNT, "multi", exact=True)
     known = [{hit.passage_id: hit.score for hit in hits} for hits in exact]

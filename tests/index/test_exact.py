@@ -11,9 +11,9 @@ import pytest
 from diffretriever.corpus import Passage
 from diffretriever.errors import IndexFormatError
 from diffretriever.index import Index
-from diffretriever.index.best import Best
-from diffretriever.index.exact import MAX_SEGMENTS
-from diffretriever.index.segment_log import _line
+from diffretriever.index.exact.best import Best
+from diffretriever.index.exact.log import _line
+from diffretriever.index.exact.store import MAX_SEGMENTS
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_much_deletion_gives_the_space_back(index, tmp_path, encoder):
 
 
 def test_a_long_log_is_shortened(index, tmp_path, encoder, monkeypatch):
-    monkeypatch.setattr("diffretriever.index.exact.MAX_LOG_LINES", 5)
+    monkeypatch.setattr("diffretriever.index.exact.store.MAX_LOG_LINES", 5)
     index.add([Passage("a", "moon"), Passage("b", "sun")])
     index.delete("b")
     for i in range(20):
@@ -125,7 +125,7 @@ def test_a_failed_write_is_not_met_again(index, tmp_path, encoder, monkeypatch):
         raise OSError("no space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("diffretriever.index.segment.os.fsync", fail)
+        patch.setattr("diffretriever.index.exact.segment.os.fsync", fail)
         with pytest.raises(OSError, match="no space"):
             index.add([Passage("a", "moon")])
     assert len(index) == 0

@@ -13,7 +13,7 @@ from diffretriever.corpus import Passage
 from diffretriever.errors import IndexFormatError, IndexLockedError, InputError
 from diffretriever.index import Index, Manifest
 from diffretriever.index.manifest import _checksum
-from diffretriever.index.storage import Storage
+from diffretriever.index.storage.storage import Storage
 
 
 @pytest.fixture

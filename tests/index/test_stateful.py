@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from diffretriever.corpus import Passage
 from diffretriever.errors import PassageNotFoundError
 from diffretriever.index import Equals, Index
-from diffretriever.index.exact import ExactStore
+from diffretriever.index.exact.store import ExactStore
 from diffretriever.scoring import maxsim, sparse_dot
 from tests.index.hashing import HashEncoder
 from tests.index.places import backend_of, collection
@@ -116,8 +116,8 @@ def test_random_sequences(kind: str, loopback: Server) -> None:
 
 
 def test_random_sequences_with_eager_merging(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("diffretriever.index.exact.MAX_SEGMENTS", 1)
-    monkeypatch.setattr("diffretriever.index.exact._DEAD_LEAST", 3)
+    monkeypatch.setattr("diffretriever.index.exact.store.MAX_SEGMENTS", 1)
+    monkeypatch.setattr("diffretriever.index.exact.store._DEAD_LEAST", 3)
     merges: list[int] = []
     merge = ExactStore._merge
     monkeypatch.setattr(ExactStore, "_merge", lambda self, first: (merges.append(first), merge(self, first)))
@@ -127,5 +127,5 @@ def test_random_sequences_with_eager_merging(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_random_sequences_with_an_eagerly_shortened_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("diffretriever.index.exact.MAX_LOG_LINES", 1)
+    monkeypatch.setattr("diffretriever.index.exact.store.MAX_LOG_LINES", 1)
     run_state_machine_as_test(type("ShorteningMachine", (Machine,), {"kind": "exact"}), settings=SETTINGS)

@@ -10,7 +10,7 @@ import pytest
 from diffretriever.corpus import Passage
 from diffretriever.errors import IndexFormatError, InputError
 from diffretriever.index import Index, Storage
-from diffretriever.index.compression import drop_redundant, fit_projection
+from diffretriever.index.storage.compression import drop_redundant, fit_projection
 from tests.index.hashing import HashEncoder, random_representations
 
 COUNT = 1200

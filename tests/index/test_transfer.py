@@ -16,7 +16,7 @@ from diffretriever.errors import IndexFormatError, IndexMismatchError, InputErro
 from diffretriever.index import Index
 from diffretriever.index import transfer as transfer_module
 from diffretriever.index.notes import read_note, write_note
-from diffretriever.index.storage import Storage
+from diffretriever.index.storage.storage import Storage
 from diffretriever.index.transfer import copy_index
 from tests.index.hashing import HashEncoder
 from tests.index.places import collection
@@ -42,8 +42,8 @@ def server():
 def _small_batches(monkeypatch):
     monkeypatch.setattr(transfer_module, "_PASSAGES", 7)
     monkeypatch.setattr(transfer_module, "_MAINTAIN_EVERY", 2)
-    monkeypatch.setattr("diffretriever.index.cluster_server.PAUSE", 0.001)
-    monkeypatch.setattr("diffretriever.index.cluster_server.ATTEMPTS", 3)
+    monkeypatch.setattr("diffretriever.index.cluster.server.PAUSE", 0.001)
+    monkeypatch.setattr("diffretriever.index.cluster.server.ATTEMPTS", 3)
 
 
 def fill(place, backend, *, storage="float16"):
@@ -283,7 +283,7 @@ def test_codes_stay_with_the_embedded_engine(tmp_path, server):
 
 
 def test_projections_and_dropped_slots_go_along(tmp_path, server, monkeypatch):
-    monkeypatch.setattr("diffretriever.index.cluster_projection._NUMBERS", 50)
+    monkeypatch.setattr("diffretriever.index.cluster.projection._NUMBERS", 50)
     encoder, storage = HashEncoder(), Storage("float32", pca=6, drop=0.9)
     sample = encoder.encode_passages([f"sample {i} text{i}" for i in range(20)])
     source, target = server.url("c"), tmp_path / "pulled"

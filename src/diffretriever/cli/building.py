@@ -78,7 +78,7 @@ def refuse_finished(folder: Path) -> None:
     Raises:
         InputError: it does.
     """
-    from diffretriever.index.cluster_location import is_cluster
+    from diffretriever.index.cluster.location import is_cluster
     from diffretriever.index.manifest import MANIFEST_FILE
 
     is_cluster(folder)  # refuses an address, which would become a strange folder

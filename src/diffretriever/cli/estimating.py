@@ -73,7 +73,7 @@ def estimate_index(encoder: Encoder, passages: Iterable[Passage], found: Survey,
 def estimates(sample: Sequence[Passage], encoded: Representations, count: int) -> list[Estimate]:
     """Return the estimates of an edge index of `count` passages such as those of a sample, one per storage."""
     from diffretriever.index import Storage
-    from diffretriever.index.compression import drop_redundant
+    from diffretriever.index.storage.compression import drop_redundant
 
     storages = [Storage("float32"), Storage("float16"), Storage("int8"), Storage("binary"), Storage(drop=0.95)]
     if encoded.dim >= 8:

@@ -70,7 +70,7 @@ def _copy(
     replicas: int | None = None,
     delete: bool = False,
 ) -> None:
-    from diffretriever.index.cluster_location import ClusterLocation, is_cluster
+    from diffretriever.index.cluster.location import ClusterLocation, is_cluster
     from diffretriever.index.transfer import copy_index
 
     # Before anything is shown: an address that is refused may hold a key.
@@ -109,7 +109,7 @@ def _copy(
 
 def _check_sides(folder: str, server: str) -> None:
     from diffretriever.errors import InputError
-    from diffretriever.index.cluster_location import ClusterLocation, is_cluster
+    from diffretriever.index.cluster.location import ClusterLocation, is_cluster
 
     if is_cluster(folder):
         raise InputError(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from diffretriever.index.checking import CheckReport
 from diffretriever.index.filters import AllOf, AnyOf, Equals, Filter, Not, OneOf, Range, parse_filter
 from diffretriever.index.hit import Hit
 from diffretriever.index.index import Index
+from diffretriever.index.integrity.checking import CheckReport
 from diffretriever.index.manifest import Manifest
 from diffretriever.index.searching import Mode
 from diffretriever.index.stats import IndexStats
-from diffretriever.index.storage import Storage
+from diffretriever.index.storage.storage import Storage
 from diffretriever.index.store import Store, StoredPassage
 from diffretriever.index.transfer import Transfer, copy_index
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from diffretriever.errors import InputError, MissingExtraError
-from diffretriever.index.cluster_location import ClusterLocation, is_cluster
-from diffretriever.index.codec import Codec
-from diffretriever.index.folder import IndexFolder
+from diffretriever.index.cluster.location import ClusterLocation, is_cluster
+from diffretriever.index.folder.folder import IndexFolder
 from diffretriever.index.manifest import MANIFEST_FILE, Backend, Manifest
+from diffretriever.index.storage.codec import Codec
 from diffretriever.index.store import Store
 
 
@@ -70,7 +70,7 @@ def create_home(
     if is_cluster(path):
         location = ClusterLocation.parse(str(path))
         _check_extra()
-        from diffretriever.index.cluster_collection import ClusterCollection
+        from diffretriever.index.cluster.collection import ClusterCollection
 
         return ClusterCollection.create(
             location, manifest, overwrite=overwrite, shards=shards, replicas=replicas, codec=codec
@@ -85,7 +85,7 @@ def home_exists(path: str | Path) -> bool:
     if is_cluster(path):
         location = ClusterLocation.parse(str(path))
         _check_extra()
-        from diffretriever.index.cluster_collection import ClusterCollection
+        from diffretriever.index.cluster.collection import ClusterCollection
 
         return ClusterCollection.exists(location)
     return (Path(path) / MANIFEST_FILE).is_file()
@@ -96,7 +96,7 @@ def open_home(path: str | Path, *, salvage: bool = False) -> IndexHome:
     if is_cluster(path):
         location = ClusterLocation.parse(str(path))
         _check_extra()
-        from diffretriever.index.cluster_collection import ClusterCollection
+        from diffretriever.index.cluster.collection import ClusterCollection
 
         return ClusterCollection.open(location)
     return IndexFolder.open(Path(path), salvage=salvage)
@@ -110,7 +110,7 @@ def load_codec(home: IndexHome) -> Codec:
     """
     if isinstance(home.path, Path):
         return Codec.load(home.path, home.manifest)
-    from diffretriever.index.cluster_collection import ClusterCollection
+    from diffretriever.index.cluster.collection import ClusterCollection
 
     return cast(ClusterCollection, home).read_codec()
 

@@ -10,15 +10,15 @@ from pathlib import Path
 from diffretriever.corpus import MetadataValue, Passage
 from diffretriever.encoder import Encoder
 from diffretriever.errors import IndexFormatError, InputError, ServerError, WriteError
-from diffretriever.index.checking import CheckReport, check_store
-from diffretriever.index.checks import check_aligned, checked_metadata, checked_passages
-from diffretriever.index.codec import Codec
-from diffretriever.index.digests import passage_digest
-from diffretriever.index.folder import IndexFolder, open_store
+from diffretriever.index.folder.folder import IndexFolder, open_store
 from diffretriever.index.home import backend_of, create_home, load_codec, open_home
+from diffretriever.index.integrity.checking import CheckReport, check_store
+from diffretriever.index.integrity.checks import check_aligned, checked_metadata, checked_passages
+from diffretriever.index.integrity.digests import passage_digest
 from diffretriever.index.manifest import Backend, Manifest
 from diffretriever.index.reading import IndexReader
-from diffretriever.index.storage import Dtype, Storage
+from diffretriever.index.storage.codec import Codec
+from diffretriever.index.storage.storage import Dtype, Storage
 from diffretriever.index.store import Store
 from diffretriever.progress import progress_bar
 from diffretriever.representations import Representations

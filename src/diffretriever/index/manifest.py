@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal, cast, get_args
 
 from diffretriever.errors import IndexFormatError, IndexMismatchError
-from diffretriever.index.storage import Storage
+from diffretriever.index.storage.storage import Storage
 from diffretriever.representations import Provenance, Representations
 
 MANIFEST_FILE = "manifest.json"

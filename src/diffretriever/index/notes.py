@@ -11,7 +11,7 @@ from diffretriever.index.manifest import replace_file
 from diffretriever.index.reading import IndexReader
 
 if TYPE_CHECKING:
-    from diffretriever.index.cluster_collection import ClusterCollection
+    from diffretriever.index.cluster.collection import ClusterCollection
 
 #: The prompt of the encoder, as JSON, so that a template from a file or a checkpoint is found again.
 PROMPT_NOTE = "prompt.json"

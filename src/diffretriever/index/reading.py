@@ -13,16 +13,16 @@ from typing_extensions import Self
 from diffretriever.encoder import Encoder
 from diffretriever.errors import InputError, PassageNotFoundError
 from diffretriever.fusion import DEPTH, FusionName
-from diffretriever.index.checking import checksum_of
-from diffretriever.index.checks import check_finite, check_id
-from diffretriever.index.codec import Codec
 from diffretriever.index.filters import Filter, parse_filter
-from diffretriever.index.folder import IndexFolder
+from diffretriever.index.folder.folder import IndexFolder
 from diffretriever.index.hit import Hit
 from diffretriever.index.home import IndexHome
+from diffretriever.index.integrity.checking import checksum_of
+from diffretriever.index.integrity.checks import check_finite, check_id
 from diffretriever.index.manifest import Manifest
 from diffretriever.index.searching import Mode, SearchOptions, search_store
 from diffretriever.index.stats import IndexStats, disk_bytes
+from diffretriever.index.storage.codec import Codec
 from diffretriever.index.store import Store, StoredPassage
 from diffretriever.representations import Representations
 

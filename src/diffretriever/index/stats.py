@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffretriever.index.manifest import Backend
-from diffretriever.index.storage import Storage
+from diffretriever.index.storage.storage import Storage
 from diffretriever.representations import Provenance
 
 

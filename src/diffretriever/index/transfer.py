@@ -8,13 +8,13 @@ from itertools import islice
 from pathlib import Path
 
 from diffretriever.errors import IndexMismatchError, InputError
-from diffretriever.index.codec import Codec
-from diffretriever.index.digests import Checksum, passage_digest
 from diffretriever.index.home import backend_of, create_home, home_exists
 from diffretriever.index.index import Index
+from diffretriever.index.integrity.digests import Checksum, passage_digest
 from diffretriever.index.manifest import Backend, Manifest
 from diffretriever.index.notes import PROMPT_NOTE, read_note, write_note
 from diffretriever.index.reading import IndexReader
+from diffretriever.index.storage.codec import Codec
 from diffretriever.index.store import Store, StoredPassage
 from diffretriever.progress import Advance, progress_bar
 from diffretriever.representations import Representations

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from diffretriever.index.segment import Segment
+from diffretriever.index.exact.segment import Segment
 
 
 class Part:

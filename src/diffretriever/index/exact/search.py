@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from diffretriever.fusion import Ranking
-from diffretriever.index.best import Best
+from diffretriever.index.exact.best import Best
+from diffretriever.index.exact.part import Part
+from diffretriever.index.exact.segment import Segment
 from diffretriever.index.filters import Filter, matches
-from diffretriever.index.part import Part
-from diffretriever.index.segment import Segment
 from diffretriever.index.store import StoreMode
 from diffretriever.representations import Representations
 from diffretriever.scoring import maxsim_blocks, pooled_scores, sparse_scores

@@ -16,19 +16,19 @@ import numpy as np
 from diffretriever.corpus import Passage
 from diffretriever.errors import IndexFormatError, InputError
 from diffretriever.fusion import Ranking
-from diffretriever.index.copying import copy_file, copy_folder
-from diffretriever.index.exact_search import search_parts
-from diffretriever.index.filters import Filter
-from diffretriever.index.manifest import Manifest, sync_folder
-from diffretriever.index.part import Part
-from diffretriever.index.segment import (
+from diffretriever.index.exact.log import LOG_FILE, LogEntry, SegmentLog
+from diffretriever.index.exact.part import Part
+from diffretriever.index.exact.search import search_parts
+from diffretriever.index.exact.segment import (
     file_sums,
     merge_segments,
     new_segment,
     open_segment,
     write_segment,
 )
-from diffretriever.index.segment_log import LOG_FILE, LogEntry, SegmentLog
+from diffretriever.index.filters import Filter
+from diffretriever.index.folder.copying import copy_file, copy_folder
+from diffretriever.index.manifest import Manifest, sync_folder
 from diffretriever.index.store import Fault, Metadata, Record, StoredPassage, StoreMode
 from diffretriever.representations import Representations
 

@@ -9,9 +9,9 @@ from functools import partial
 import numpy as np
 
 from diffretriever.errors import IndexFormatError
-from diffretriever.index.digests import Checksum, passage_digest
+from diffretriever.index.integrity.digests import Checksum, passage_digest
 from diffretriever.index.manifest import Manifest
-from diffretriever.index.storage import Storage
+from diffretriever.index.storage.storage import Storage
 from diffretriever.index.store import Fault, Store, StoredPassage
 
 _BATCH = 256

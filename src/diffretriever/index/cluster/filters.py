@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from qdrant_client import models
 
 from diffretriever.index.filters import Filter
-from diffretriever.index.payload_filters import translate
+from diffretriever.index.points.payload_filters import translate
 
 
 def cluster_filter(condition: Filter) -> models.Filter:

@@ -14,7 +14,7 @@ from hashlib import blake2b
 import numpy as np
 
 from diffretriever.corpus import Passage
-from diffretriever.index.slot_words import words_to_json
+from diffretriever.index.points.slot_words import words_to_json
 from diffretriever.index.store import Metadata
 from diffretriever.representations import Representations
 

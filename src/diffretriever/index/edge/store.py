@@ -18,13 +18,13 @@ import scipy.sparse as sp
 from diffretriever.corpus import Passage
 from diffretriever.errors import InputError
 from diffretriever.fusion import Ranking
-from diffretriever.index.copying import copy_folder
-from diffretriever.index.edge_engine import EdgeEngine
-from diffretriever.index.edge_filters import edge_filter
-from diffretriever.index.edge_points import engine_config, payload_of, to_point, to_stored
+from diffretriever.index.edge.engine import EdgeEngine
+from diffretriever.index.edge.filters import edge_filter
+from diffretriever.index.edge.points import engine_config, payload_of, to_point, to_stored
 from diffretriever.index.filters import Filter
+from diffretriever.index.folder.copying import copy_folder
 from diffretriever.index.manifest import Manifest
-from diffretriever.index.points import (
+from diffretriever.index.points.points import (
     DIGEST_FIELDS,
     MULTIVECTOR_LIMIT,
     id_of,

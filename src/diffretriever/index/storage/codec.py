@@ -13,9 +13,9 @@ import numpy as np
 import scipy.sparse as sp
 
 from diffretriever.errors import IndexFormatError
-from diffretriever.index.compression import drop_redundant, fit_projection
 from diffretriever.index.manifest import Manifest, sync_folder
-from diffretriever.index.storage import Storage
+from diffretriever.index.storage.compression import drop_redundant, fit_projection
+from diffretriever.index.storage.storage import Storage
 from diffretriever.representations import FloatArray, Representations
 
 PROJECTION_FILE = "projection.safetensors"

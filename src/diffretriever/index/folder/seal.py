@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from diffretriever.errors import IndexFormatError
-from diffretriever.index.digests import Checksum
+from diffretriever.index.integrity.digests import Checksum
 from diffretriever.index.manifest import replace_file, sync_folder
 
 SEAL_FILE = "seal.json"

@@ -11,13 +11,13 @@ from uuid import uuid4
 from qdrant_client import QdrantClient, models
 
 from diffretriever.errors import IndexFormatError, InputError, ServerError
-from diffretriever.index.cluster import ClusterStore
-from diffretriever.index.cluster_location import ClusterLocation
-from diffretriever.index.cluster_points import sparse_config, vectors_config
-from diffretriever.index.cluster_projection import read_projection, remove_projection, write_projection
-from diffretriever.index.cluster_server import FIRST_ATTEMPTS, ClusterServer, status_of
-from diffretriever.index.codec import Codec
+from diffretriever.index.cluster.location import ClusterLocation
+from diffretriever.index.cluster.points import sparse_config, vectors_config
+from diffretriever.index.cluster.projection import read_projection, remove_projection, write_projection
+from diffretriever.index.cluster.server import FIRST_ATTEMPTS, ClusterServer, status_of
+from diffretriever.index.cluster.store import ClusterStore
 from diffretriever.index.manifest import Manifest
+from diffretriever.index.storage.codec import Codec
 from diffretriever.index.store import Store
 
 #: Key of the collection's metadata under which everything of this package stands.

@@ -9,7 +9,7 @@ import numpy as np
 from qdrant_client import QdrantClient, models
 
 from diffretriever.errors import IndexFormatError
-from diffretriever.index.cluster_server import ClusterServer
+from diffretriever.index.cluster.server import ClusterServer
 from diffretriever.representations import FloatArray
 
 _SUFFIX = ".projection"

@@ -8,9 +8,9 @@ from typing import Any, cast
 from qdrant_client import models
 
 from diffretriever.corpus import Passage
-from diffretriever.index import points
 from diffretriever.index.manifest import Manifest
-from diffretriever.index.points import Payload, PointVectors, Vectors, point_id, point_payload, point_vectors
+from diffretriever.index.points import points
+from diffretriever.index.points.points import Payload, PointVectors, Vectors, point_id, point_payload, point_vectors
 from diffretriever.index.store import StoredPassage
 from diffretriever.representations import Representations
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffretriever.errors import IndexFormatError, InputError
-from diffretriever.index.checking import checksum_of
-from diffretriever.index.codec import PROJECTION_FILE, Codec
-from diffretriever.index.copying import copy_file
-from diffretriever.index.digests import Checksum
-from diffretriever.index.lock import LOCK_FILE, FolderLock
+from diffretriever.index.folder.copying import copy_file
+from diffretriever.index.folder.lock import LOCK_FILE, FolderLock
+from diffretriever.index.folder.seal import SEAL_FILE, Seal, break_seal, small_files
+from diffretriever.index.integrity.checking import checksum_of
+from diffretriever.index.integrity.digests import Checksum
 from diffretriever.index.manifest import MANIFEST_FILE, Manifest, sync_folder
-from diffretriever.index.seal import SEAL_FILE, Seal, break_seal, small_files
+from diffretriever.index.storage.codec import PROJECTION_FILE, Codec
 from diffretriever.index.store import Store
 
 _STORE = "store"
@@ -173,12 +173,12 @@ class IndexFolder:
 def open_store(manifest: Manifest, folder: Path | None, *, salvage: bool = False) -> Store:
     """Return the store of a folder, new if the folder is empty; None keeps an exact store in memory."""
     if manifest.backend == "exact" or folder is None:
-        from diffretriever.index.exact import ExactStore
+        from diffretriever.index.exact.store import ExactStore
 
         return ExactStore(folder, manifest, salvage=salvage)
     if manifest.backend == "cluster":
         raise IndexFormatError(f"{folder} belongs to an index on a server, which no folder holds; open its collection")
-    from diffretriever.index.edge import EdgeStore
+    from diffretriever.index.edge.store import EdgeStore
 
     return EdgeStore(folder, manifest)
 

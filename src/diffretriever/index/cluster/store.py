@@ -19,12 +19,13 @@ from qdrant_client import QdrantClient, models
 from diffretriever.corpus import Passage
 from diffretriever.errors import InputError, ServerError
 from diffretriever.fusion import Ranking
-from diffretriever.index.cluster_filters import cluster_filter
-from diffretriever.index.cluster_points import payload_of, to_point, to_stored, wire_bytes
-from diffretriever.index.cluster_server import ClusterServer
+from diffretriever.index.cluster.filters import cluster_filter
+from diffretriever.index.cluster.points import payload_of, to_point, to_stored, wire_bytes
+from diffretriever.index.cluster.server import ClusterServer
+from diffretriever.index.cluster.uploads import in_parallel
 from diffretriever.index.filters import Filter
 from diffretriever.index.manifest import Manifest
-from diffretriever.index.points import (
+from diffretriever.index.points.points import (
     DIGEST_FIELDS,
     MULTIVECTOR_LIMIT,
     metadata_payload,
@@ -33,7 +34,6 @@ from diffretriever.index.points import (
     to_record,
 )
 from diffretriever.index.store import Fault, Metadata, Record, StoredPassage, StoreMode
-from diffretriever.index.uploads import in_parallel
 from diffretriever.representations import Representations
 
 #: Multiply-adds up to which every passage is compared when the caller leaves the choice open, as in the embedded

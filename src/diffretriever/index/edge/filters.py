@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import qdrant_edge as qe
 
 from diffretriever.index.filters import Filter
-from diffretriever.index.payload_filters import translate
+from diffretriever.index.points.payload_filters import translate
 
 
 def edge_filter(condition: Filter) -> qe.Filter:

@@ -17,9 +17,9 @@ import scipy.sparse as sp
 
 from diffretriever.corpus import Passage
 from diffretriever.errors import IndexFormatError
-from diffretriever.index.digests import SIZE, content_digest, metadata_digest, whole_digest
+from diffretriever.index.integrity.digests import SIZE, content_digest, metadata_digest, whole_digest
 from diffretriever.index.manifest import Manifest, sync_folder
-from diffretriever.index.slot_words import word_rows, words_from_json, words_to_json
+from diffretriever.index.points.slot_words import word_rows, words_from_json, words_to_json
 from diffretriever.index.store import Metadata, Record, StoredPassage
 from diffretriever.representations import IntArray, Provenance, Representations
 

@@ -18,7 +18,7 @@ from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
 from diffretriever.errors import ServerError
-from diffretriever.index.cluster_location import KEY_VARIABLE
+from diffretriever.index.cluster.location import KEY_VARIABLE
 
 #: What the client raises; an answer that is not of a Qdrant server fails its assertions, or to be read at all.
 _FAILURES = (ResponseHandlingException, UnexpectedResponse, ResourceExhaustedResponse, AssertionError, ValueError)

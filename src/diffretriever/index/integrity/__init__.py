@@ -1,0 +1,3 @@
+"""Integrity: what may go into an index, and whether what went in is still there."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""Storage: in what form vectors are kept."""
+
+from __future__ import annotations
