@@ -41,12 +41,14 @@ def encode(
     protocol: opt.ProtocolOption = None,
     readout: opt.ReadoutOption = None,
     steps: opt.Steps = None,
+    system: opt.SystemOption = None,
 ) -> None:
     """Write representations of passages or queries: DIR/part-00000, part-00001 ..., each with its ids.json."""
     if not overwrite:
         _refuse_existing(out)
+    named = system and system.value
     choice = ModelOptions(
-        model, device, dtype, batch_tokens, query_slots, passage_slots, prompt, protocol, readout, steps
+        model, device, dtype, batch_tokens, query_slots, passage_slots, prompt, protocol, readout, steps, named
     )
     if overwrite:
         for old in sorted(out.glob("part-*")):

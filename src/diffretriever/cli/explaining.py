@@ -14,7 +14,7 @@ from diffretriever.cli.models import load_recorded
 
 if TYPE_CHECKING:
     from diffretriever.encoder import Encoder
-    from diffretriever.explain import Explanation
+    from diffretriever.explain import Explanation, FusedPart
     from diffretriever.index import Index
     from diffretriever.representations import Representations
 
@@ -54,7 +54,7 @@ def explain(
 def explain_stored(
     index: Index, encoder: Encoder, encoded: Representations, passage_id: str, *, query: str, alpha: float = 0.5
 ) -> Explanation:
-    """Return the explanation of a passage in an index for one encoded query, its hybrid score included."""
+    """Return the explanation of a passage in an index for one encoded query, with its hybrid score if it has one."""
     from diffretriever.explain import explain as explain_scores
     from diffretriever.explain import explain_fusion
     from diffretriever.fusion import DEPTH, Ranking
@@ -63,7 +63,9 @@ def explain_stored(
         hits = index.search(encoded, k=DEPTH, mode=mode)
         return Ranking.sort([hit.passage_id for hit in hits], [hit.score for hit in hits], floor=floor)
 
-    fused = explain_fusion(passage_id, ranking("multi", None), ranking("sparse", 0.0), alpha=alpha)
+    fused: tuple[FusedPart, ...] = ()
+    if index.manifest.vocabulary_size:
+        fused = explain_fusion(passage_id, ranking("multi", None), ranking("sparse", 0.0), alpha=alpha)
     stored = index.get(passage_id).representations
     return explain_scores(
         index.comparable(encoded), stored, term=encoder.term, query=query, passage_id=passage_id, fused=fused

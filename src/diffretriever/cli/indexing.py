@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from diffretriever.corpus import Passage, PassageReader
     from diffretriever.encoder import Encoder
     from diffretriever.index import Index
+    from diffretriever.prompted import PromptedEncoder
     from diffretriever.representations import Representations
-    from diffretriever.retriever import DiffRetriever
 
 #: Passages from which principal components are found, and sizes and times estimated.
 SAMPLE = 512
@@ -66,6 +66,7 @@ def index(
     protocol: opt.ProtocolOption = None,
     readout: opt.ReadoutOption = None,
     steps: opt.Steps = None,
+    system: opt.SystemOption = None,
 ) -> None:
     """Encode the passages of INPUT into a new index; the same command goes on after an interruption."""
     from diffretriever.index import Storage
@@ -73,8 +74,9 @@ def index(
     if out is None and not estimate:
         raise typer.BadParameter("give the folder of the new index as --out DIR, or --estimate")
     chosen = Storage(storage.value, pca, drop)
+    named = system and system.value
     choice = ModelOptions(
-        model, device, dtype, batch_tokens, query_slots, passage_slots, prompt, protocol, readout, steps
+        model, device, dtype, batch_tokens, query_slots, passage_slots, prompt, protocol, readout, steps, named
     )
     with opened_corpus(source, file_format, on_error) as passages:
         found = survey(passages, source)
@@ -100,7 +102,7 @@ def index(
 
 
 def _complete(
-    new: Index, encoder: DiffRetriever, passages: PassageReader, found: Survey, out: Path, words: int, step: int
+    new: Index, encoder: PromptedEncoder, passages: PassageReader, found: Survey, out: Path, words: int, step: int
 ) -> None:
     """Put into a new or interrupted index what it lacks."""
     with closing(new):

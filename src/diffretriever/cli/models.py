@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from diffretriever.errors import CheckpointError
+from diffretriever.errors import CheckpointError, InputError
 
 if TYPE_CHECKING:
+    from diffretriever.conventions import System
     from diffretriever.index import Index
-    from diffretriever.retriever import DiffRetriever
+    from diffretriever.prompted import PromptedEncoder
 
 
 @dataclass(frozen=True)
@@ -31,22 +32,26 @@ class ModelOptions:
     protocol: str | None = None
     readout: str | None = None
     steps: int | None = None
+    system: str | None = None
     max_query_length: int | None = None
     max_passage_length: int | None = None
 
-    def load(self) -> DiffRetriever:
+    def load(self) -> PromptedEncoder:
         """Return the encoder.
 
         Raises:
             CheckpointError: the model cannot be found or loaded.
-            InputError: an option is out of range.
+            InputError: an option is out of range, or the system has no representations.
         """
-        from diffretriever.retriever import DiffRetriever
+        from diffretriever.systems.opening import open_system
 
+        if self.system == "bm25":
+            raise InputError("bm25 ranks by words and has no representations to keep; `evaluate` takes it")
         # An index is searched from other folders too, so a local model is remembered by its whole path.
-        local = self.model != "mini" and Path(self.model).is_dir()
-        return DiffRetriever.from_pretrained(
+        local = self.model != "mini" and Path(self.model).exists()
+        return open_system(
             str(Path(self.model).resolve()) if local else self.model,
+            cast("System | None", self.system),
             query_slots=self.query_slots,
             passage_slots=self.passage_slots,
             prompt=self.prompt,
@@ -61,7 +66,7 @@ class ModelOptions:
         )
 
 
-def remember_prompt(index: Index, encoder: DiffRetriever) -> None:
+def remember_prompt(index: Index, encoder: PromptedEncoder) -> None:
     """Keep the encoder's prompt with the index, so that a template from a file or a checkpoint is found again."""
     from diffretriever.index.notes import PROMPT_NOTE, write_note
 
@@ -76,7 +81,7 @@ def load_recorded(
     dtype: str | None = None,
     batch_tokens: int | None = None,
     prompt: str | None = None,
-) -> DiffRetriever:
+) -> PromptedEncoder:
     """Return the encoder that an index was made with.
 
     Args:
@@ -105,6 +110,7 @@ def load_recorded(
             steps=recorded.steps,
             max_query_length=recorded.max_query_length,
             max_passage_length=recorded.max_passage_length,
+            system=recorded.system,
         )
         try:
             return options.load()

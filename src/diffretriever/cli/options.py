@@ -18,6 +18,16 @@ class Mode(str, Enum):
     SPARSE = "sparse"
 
 
+class System(str, Enum):
+    """What reads a backbone; see docs/systems.md."""
+
+    DIFFRETRIEVER = "diffretriever"
+    DIFFEMBED = "diffembed"
+    REPLLAMA = "repllama"
+    PROMPTREPS = "promptreps"
+    BM25 = "bm25"
+
+
 class FusionMethod(str, Enum):
     """How hybrid search joins the dense and the sparse ranking."""
 
@@ -125,7 +135,8 @@ DefaultModel = Annotated[
     str,
     typer.Option(
         "--model",
-        help="mini (shipped), a folder, or a hub id such as Dream-org/Dream-v0-Instruct-7B.",
+        help="mini (shipped), a folder, a GGUF file, smollm2 or minilm (from packages), or a hub id such as "
+        "Dream-org/Dream-v0-Instruct-7B.",
         rich_help_panel=_MODEL,
     ),
 ]
@@ -154,13 +165,28 @@ BatchTokens = Annotated[
     int | None,
     typer.Option(min=1, help="Tokens per forward pass.", show_default=False, rich_help_panel=_MODEL),
 ]
+SystemOption = Annotated[
+    System | None,
+    typer.Option(
+        "--system",
+        help="What reads the model; by default what it was tuned as, else promptreps for a causal model and "
+        "diffretriever for others.",
+        show_default=False,
+        rich_help_panel=_MODEL,
+    ),
+]
 QuerySlots = Annotated[
     int | None,
-    typer.Option(min=1, help="Masked positions of a query (K_q).", show_default=False, rich_help_panel=_MODEL),
+    typer.Option(
+        min=1,
+        help="Vectors of a query (K_q).",
+        show_default=False,
+        rich_help_panel=_MODEL,
+    ),
 ]
 PassageSlots = Annotated[
     int | None,
-    typer.Option(min=1, help="Masked positions of a passage (K_p).", show_default=False, rich_help_panel=_MODEL),
+    typer.Option(min=1, help="Vectors of a passage (K_p).", show_default=False, rich_help_panel=_MODEL),
 ]
 PromptOption = Annotated[
     str | None,
@@ -188,10 +214,12 @@ Steps = Annotated[
 ]
 
 ModeOption = Annotated[
-    Mode,
+    Mode | None,
     typer.Option(
         "--mode",
-        help="hybrid (MaxSim and terms fused), multi (MaxSim), single (pooled vectors), sparse.",
+        help="hybrid (MaxSim and terms fused), multi (MaxSim), single (pooled vectors), sparse; by default hybrid, or "
+        "multi where the index holds no terms.",
+        show_default=False,
         rich_help_panel=_SEARCH,
     ),
 ]

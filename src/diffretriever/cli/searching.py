@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from diffretriever.corpus import Query
     from diffretriever.index import Hit
     from diffretriever.index.filters import Filter
+    from diffretriever.index.searching import Mode
     from diffretriever.representations import Representations
 
 #: Queries encoded and searched at a time, so that a long file neither fills memory nor stays silent.
@@ -40,7 +41,7 @@ def search(
     k: Annotated[int, typer.Option("--k", "-k", min=1, help="Number of results.")] = 10,
     as_json: opt.AsJson = False,
     words: opt.Words = 3,
-    mode: opt.ModeOption = opt.Mode.HYBRID,
+    mode: opt.ModeOption = None,
     alpha: opt.Alpha = 0.5,
     fusion: opt.Fusion = opt.FusionMethod.MINMAX,
     where: opt.Where = None,
@@ -64,8 +65,11 @@ def search(
     with closing(Index.open(folder)) as index:
         encoder = load_recorded(index, model=model, device=device, dtype=dtype, prompt=prompt)
 
+        usual: Mode = "hybrid" if index.manifest.vocabulary_size else "multi"
+        chosen: Mode = mode.value if mode else usual
+
         def answer(encoded: Representations) -> list[list[Hit]]:
-            return index.search_batch(encoded, k=k, mode=mode.value, alpha=alpha, fusion=fusion.value, where=condition)
+            return index.search_batch(encoded, k=k, mode=chosen, alpha=alpha, fusion=fusion.value, where=condition)
 
         if queries is None:
             encoded = encoder.encode_queries([question or ""], words=words)
