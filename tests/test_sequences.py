@@ -33,3 +33,13 @@ def test_batches_hold_every_row_once_within_the_budget(lengths: list[int], token
         assert len(batch) == 1 or len(batch) * longest <= tokens
     firsts = [lengths[batch[0]] for batch in batches]
     assert firsts == sorted(firsts, reverse=True)
+
+
+@given(st.lists(st.integers(1, 50), max_size=60), st.integers(1, 200))
+def test_batches_without_padding_fill_the_budget(lengths: list[int], tokens: int) -> None:
+    batches = list(batches_by_length(lengths, tokens, padded=False))
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    sizes = [sum(lengths[i] for i in batch) for batch in batches]
+    assert all(size <= tokens or len(batch) == 1 for size, batch in zip(sizes, batches, strict=True))
+    for size, following in zip(sizes, batches[1:], strict=False):
+        assert size + lengths[following[0]] > tokens

@@ -57,7 +57,7 @@ class TextEncoder(ABC):
         protocol: the conventions.
         frames: what surrounds the texts of each side.
         term_rule: how logits become term weights; None for a system without sparse representations.
-        batch_tokens: tokens per forward pass, padding included; by default 4,096 on a CPU and 32,768 elsewhere.
+        batch_tokens: tokens per forward pass, padding included; 4,096 on a CPU and 32,768 elsewhere by default.
     """
 
     def __init__(
@@ -154,7 +154,8 @@ class TextEncoder(ABC):
     def _encode_window(self, texts: list[str], side: Side, words: int) -> Iterator[_Part]:
         frame = self.frames[side]
         sequences = [frame.wrap(ids) for ids in self.tokenise(texts, side)]
-        for rows in batches_by_length([len(s.ids) for s in sequences], self.batch_tokens):
+        lengths = [len(s.ids) for s in sequences]
+        for rows in batches_by_length(lengths, self.batch_tokens, padded=not self.backbone.packs):
             batch = collate([sequences[r] for r in rows], frame.slots, self.backbone.special.pad)
             yield _Part(rows, self._forward(batch.to(self.backbone.device), [texts[r] for r in rows], side, words))
 

@@ -120,40 +120,54 @@ class Batch:
         ids: [B, L] token ids.
         mask: [B, L] True where a token is real.
         slots: [B, K] positions of the masked positions.
+        lengths: number of real tokens of each sequence, known without asking a device.
     """
 
     ids: torch.Tensor
     mask: torch.Tensor
     slots: torch.Tensor
+    lengths: tuple[int, ...]
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on a device."""
-        return Batch(self.ids.to(device), self.mask.to(device), self.slots.to(device))
+        ids, mask, slots = (t.to(device, non_blocking=True) for t in (self.ids, self.mask, self.slots))
+        return Batch(ids, mask, slots, self.lengths)
 
 
 def collate(sequences: Sequence[MaskedSequence], slots: int, pad_id: int) -> Batch:
     """Return a batch of sequences that have `slots` masked positions each."""
-    lengths = torch.tensor([len(s.ids) for s in sequences])
-    longest = int(lengths.max())
+    lengths = tuple(len(s.ids) for s in sequences)
+    longest = max(lengths)
     ids = torch.full((len(sequences), longest), pad_id, dtype=torch.long)
     for row, sequence in enumerate(sequences):
         ids[row, : len(sequence.ids)] = torch.tensor(sequence.ids)
     first = torch.tensor([s.first_slot for s in sequences])
     return Batch(
         ids=ids,
-        mask=torch.arange(longest)[None, :] < lengths[:, None],
+        mask=torch.arange(longest)[None, :] < torch.tensor(lengths)[:, None],
         slots=first[:, None] + torch.arange(slots)[None, :],
+        lengths=lengths,
     )
 
 
-def batches_by_length(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
-    """Yield positions of sequences, longest first, so that rows x longest stays within `tokens` (or one row).
+def batches_by_length(lengths: Sequence[int], tokens: int, *, padded: bool = True) -> Iterator[list[int]]:
+    """Yield positions of sequences, longest first, in batches of at most `tokens` tokens, or of one sequence.
 
     Longest first shows at once whether memory suffices, and makes a time estimate err on the safe side.
+
+    Args:
+        lengths: tokens of each sequence.
+        tokens: tokens of a batch.
+        padded: whether every sequence counts as long as the longest of its batch.
     """
-    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    start = 0
-    while start < len(order):
-        rows = max(1, tokens // max(1, lengths[order[start]]))
-        yield order[start : start + rows]
-        start += rows
+    batch: list[int] = []
+    used = 0
+    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        cost = lengths[batch[0]] if padded and batch else lengths[i]
+        if batch and used + cost > tokens:
+            yield batch
+            batch, used, cost = [], 0, lengths[i]
+        batch.append(i)
+        used += cost
+    if batch:
+        yield batch

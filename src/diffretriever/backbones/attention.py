@@ -50,7 +50,7 @@ def probe_attention(backbone: Backbone) -> None:
     """Check on a short random input that information flows as the row says: once, at load time.
 
     Changes the last token and looks at the first position's hidden state: it must move under full attention and
-    within a block, and must stay under causal attention.
+    within a block, and must stay under causal attention. Without padding the states must be those with padding.
 
     Raises:
         AttentionError: it does not.
@@ -58,12 +58,19 @@ def probe_attention(backbone: Backbone) -> None:
     spec = backbone.spec
     length = min(8, backbone.block_length) if spec.attention == "block" else 8
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(0, backbone.vocabulary_size, (2, length), generator=generator)
+    ids = torch.randint(0, backbone.vocabulary_size, (2, length), generator=generator).to(backbone.device)
     ids[1, :-1] = ids[0, :-1]
     ids[1, -1] = (ids[0, -1] + 1) % backbone.vocabulary_size
+    mask = torch.ones_like(ids, dtype=torch.bool)
     with torch.inference_mode():
-        hidden = backbone.hidden_states(ids.to(backbone.device), torch.ones_like(ids, dtype=torch.bool))
-    first = hidden[:, 0].float()
+        padded = backbone.hidden_states(ids, mask, padded=True).float()
+        _check_direction(spec, padded[:, 0])
+        if backbone.packs:
+            _check_packed(spec, backbone.hidden_states(ids, mask).float(), padded)
+
+
+def _check_direction(spec: BackboneSpec, first: torch.Tensor) -> None:
+    """Raise if the first of two states [2, D], which differ by what follows them, is moved by that or is not."""
     moved = float((first[0] - first[1]).abs().max())
     reaches = moved > 1e-6 * float(first.abs().max() + 1e-12)
     if reaches == (spec.attention == "causal"):
@@ -71,4 +78,13 @@ def probe_attention(backbone: Backbone) -> None:
         raise AttentionError(
             f"{spec.name}: attention is {found}, the row says {wanted} (first position moved by {moved:.1e} when the "
             f"last token changed); this release of transformers does not honour the mask, install transformers>=5.2,<6"
+        )
+
+
+def _check_packed(spec: BackboneSpec, packed: torch.Tensor, padded: torch.Tensor) -> None:
+    agreement = float(torch.cosine_similarity(packed, padded, dim=-1).min())
+    if not agreement > 0.98:
+        raise AttentionError(
+            f"{spec.name}: sequences without padding give other states than with it (least cosine "
+            f"{agreement:.3f}); this release of torch or transformers attends across them, load with attention='sdpa'"
         )

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from diffretriever.backbones.attention import attention_mask
+from diffretriever.backbones.packing import IMPLEMENTATION, packed_forward
 from diffretriever.backbones.specs import BackboneSpec
 from diffretriever.sequences import Batch, SpecialIds
 from diffretriever.tokenizer import Tokenizer
 
 # Columns of the vocabulary matrix gathered at once by `logits_of_rows`, which bounds its memory.
 _ROW_BLOCK = 512
+
+
+class _Places(NamedTuple):
+    """Where the T real tokens of a padded [B, L] stand, sequence after sequence.
+
+    Attributes:
+        rows: [T] row of each token.
+        positions: [T] its position in the row.
+        starts: [B] place of each sequence's first token among the T.
+        lengths: tokens of each sequence.
+    """
+
+    rows: torch.Tensor
+    positions: torch.Tensor
+    starts: torch.Tensor
+    lengths: tuple[int, ...]
 
 
 class Backbone(nn.Module):
@@ -76,24 +93,25 @@ class Backbone(nn.Module):
     def _decoder(self) -> nn.Linear:
         return cast(nn.Linear, self.model.get_output_embeddings())  # type: ignore[operator]
 
-    def hidden_states(
-        self, ids: torch.Tensor, mask: torch.Tensor, embeddings: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Return the last hidden states after the final norm, [B, L, D].
+    @property
+    def packs(self) -> bool:
+        """Whether sequences of a batch go through without padding."""
+        return str(self.model.config._attn_implementation) == IMPLEMENTATION  # type: ignore[union-attr]
+
+    def hidden_states(self, ids: torch.Tensor, mask: torch.Tensor, *, padded: bool = False) -> torch.Tensor:
+        """Return the last hidden states after the final norm, [B, L, D]; without meaning where `mask` is False.
 
         Args:
             ids: [B, L] token ids.
-            mask: [B, L] True where a token is real.
-            embeddings: [B, L, D] input embeddings to use in place of those of `ids`.
+            mask: [B, L] True where a token is real: padding is on the right.
+            padded: whether padding goes through the model, also where the model could do without.
         """
         mask = mask.to(ids.device)
-        implementation = str(self.model.config._attn_implementation)  # type: ignore[union-attr]
-        base = self.model.base_model
-        output = base(  # type: ignore[operator]
-            inputs_embeds=self._embedding(ids) if embeddings is None else embeddings,
-            attention_mask=attention_mask(self.spec, mask, implementation, self.block_length),
-        )
-        return cast(torch.Tensor, output.last_hidden_state)
+        if padded or not self.packs:
+            return self._padded(self._embedding(ids), mask)
+        place = _places(tuple(mask.sum(1).tolist()), ids.device)
+        hidden = self._packed(self._embedding(ids[place.rows, place.positions]), place, None)
+        return hidden.new_zeros((*ids.shape, hidden.shape[-1])).index_put((place.rows, place.positions), hidden)
 
     def hidden_at(self, batch: Batch, slot_embeddings: torch.Tensor | None = None, *, offset: int = 0) -> torch.Tensor:
         """Return the hidden states [B, K, D] at the masked positions, moved by `offset` (-1: the aligned readout).
@@ -103,14 +121,30 @@ class Backbone(nn.Module):
             slot_embeddings: [K, D] learned vectors added to the input embeddings of the masked positions.
             offset: added to each position before reading.
         """
-        embeddings = self._embedding(batch.ids)
-        if slot_embeddings is not None:
-            rows = torch.arange(len(batch.ids), device=embeddings.device)[:, None]
-            added = slot_embeddings.to(embeddings.dtype).expand(len(batch.ids), -1, -1)
-            embeddings = embeddings.index_put((rows, batch.slots), added, accumulate=True)
-        hidden = self.hidden_states(batch.ids, batch.mask, embeddings)
-        index = (batch.slots + offset)[:, :, None].expand(-1, -1, hidden.shape[-1]).to(hidden.device)
-        return hidden.gather(1, index)
+        batch = batch.to(self.device)
+        wanted = batch.slots + offset
+        if not self.packs:
+            rows = torch.arange(len(batch.ids), device=self.device)[:, None]
+            embeddings = _with_slots(self._embedding(batch.ids), (rows, batch.slots), slot_embeddings)
+            hidden = self._padded(embeddings, batch.mask)
+            return hidden.gather(1, wanted[:, :, None].expand(-1, -1, hidden.shape[-1]).to(hidden.device))
+        place = _places(batch.lengths, self.device)
+        embeddings = self._embedding(batch.ids[place.rows, place.positions])
+        embeddings = _with_slots(embeddings, (place.starts[:, None] + batch.slots,), slot_embeddings)
+        return self._packed(embeddings, place, place.starts[:, None] + wanted).view(*wanted.shape, -1)
+
+    def _padded(self, embeddings: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Return the hidden states [B, L, D] of padded sequences, given as input embeddings."""
+        implementation = str(self.model.config._attn_implementation)  # type: ignore[union-attr]
+        output = self.model.base_model(  # type: ignore[operator]
+            inputs_embeds=embeddings,
+            attention_mask=attention_mask(self.spec, mask, implementation, self.block_length),
+        )
+        return cast(torch.Tensor, output.last_hidden_state)
+
+    def _packed(self, embeddings: torch.Tensor, place: _Places, wanted: torch.Tensor | None) -> torch.Tensor:
+        """Return the hidden states [T, D] of packed sequences, or [B * K, D] at the wanted places [B, K] only."""
+        return packed_forward(self.spec, self.model, embeddings, place.positions, place.lengths, wanted)
 
     def before_vocabulary(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return what the vocabulary matrix is multiplied with: the head's transform of `hidden`, if it has one."""
@@ -137,3 +171,22 @@ class Backbone(nn.Module):
             block = x @ decoder.weight[ids].transpose(1, 2)
             blocks.append(block if decoder.bias is None else block + decoder.bias[ids][:, None, :])
         return torch.cat(blocks, dim=-1) if blocks else x.new_zeros((*x.shape[:2], 0))
+
+
+def _places(lengths: tuple[int, ...], device: torch.device) -> _Places:
+    """Return the places of right-padded tokens; nothing waits for the device."""
+    total = sum(lengths)
+    counts = torch.tensor(lengths).to(device, non_blocking=True)
+    rows = torch.repeat_interleave(torch.arange(len(lengths), device=device), counts, output_size=total)
+    starts = counts.cumsum(0) - counts
+    return _Places(rows, torch.arange(total, device=device) - starts[rows], starts, lengths)
+
+
+def _with_slots(
+    embeddings: torch.Tensor, places: tuple[torch.Tensor, ...], slot_embeddings: torch.Tensor | None
+) -> torch.Tensor:
+    """Return input embeddings with [K, D] learned vectors added at B x K places."""
+    if slot_embeddings is None:
+        return embeddings
+    added = slot_embeddings.to(embeddings.device, embeddings.dtype).expand(len(places[-1]), -1, -1)
+    return embeddings.index_put(places, added, accumulate=True)

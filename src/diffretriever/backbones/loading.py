@@ -15,6 +15,7 @@ from diffretriever.backbones.attention import probe_attention, set_direction
 from diffretriever.backbones.backbone import Backbone
 from diffretriever.backbones.gguf import GgufSource
 from diffretriever.backbones.lora import merge_adapter
+from diffretriever.backbones.packing import enable_packing
 from diffretriever.backbones.sources import FolderSource, Source
 from diffretriever.backbones.specs import BackboneSpec, spec_for
 from diffretriever.backbones.weights import load_weights
@@ -47,7 +48,8 @@ def load_backbone(
         device: where the weights go; the first GPU if there is one, else the CPU.
         dtype: dtype of the weights; bf16 on a GPU, else fp32.
         adapter: folder of a LoRA adapter to merge.
-        attention: "auto", "sdpa", "eager" or "flash_attention_2".
+        attention: "auto" for sequences without padding where the model takes them; "sdpa", "eager" or
+            "flash_attention_2" for padded ones.
         device_map: "auto" or a map as accelerate takes it, to spread the layers over several devices.
         tokenizer_folder: folder of the tokeniser, when it is not `folder`.
         head: whether the vocabulary head is needed; a folder without one is then an error.
@@ -77,6 +79,8 @@ def load_backbone(
         model = cast(nn.Module, model.base_model)
     model = _dispatch(model, device_map) if device_map else model.to(device)
     set_direction(model, spec)
+    if attention == "auto":
+        enable_packing(spec, model)
     special = _special_ids(spec, config_json, tokenizer, folder)
     backbone = Backbone(model.eval(), spec, tokenizer, special, digest.hexdigest()[:16]).eval()
     probe_attention(backbone)
