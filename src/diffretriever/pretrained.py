@@ -67,7 +67,7 @@ def open_checkpoint(
     backbone = load_backbone(
         parts.base,
         device=None if device is None else torch.device(device),
-        dtype=_dtype(options.get("dtype")),
+        dtype=dtype_named(options.get("dtype")),
         adapter=parts.adapter,
         attention=options.get("attention") or "auto",
         device_map=options.get("device_map"),
@@ -159,7 +159,12 @@ def _prompt_of_ids(backbone: Backbone, settings: RetrieverSettings, folder: Path
     )
 
 
-def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+def dtype_named(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    """Return the dtype of a name.
+
+    Raises:
+        InputError: models are not loaded in a dtype of that name.
+    """
     if dtype is None or isinstance(dtype, torch.dtype):
         return dtype
     if dtype not in _DTYPES:

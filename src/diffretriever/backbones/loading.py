@@ -31,7 +31,7 @@ _DROPPED = ("auto_map", "architectures", "model_type", "transformers_version", "
 
 
 def load_backbone(
-    folder: Path,
+    folder: Path | Source,
     *,
     device: torch.device | None = None,
     dtype: torch.dtype | None = None,
@@ -44,7 +44,8 @@ def load_backbone(
     """Return the backbone of a folder, in eval mode, its attention probed.
 
     Args:
-        folder: holds config.json, safetensors and a tokeniser, as published; or a GGUF file, which holds all three.
+        folder: holds config.json, safetensors and a tokeniser, as published; or a GGUF file, which holds all three;
+            or where else these three are to be read from.
         device: where the weights go; the first GPU if there is one, else the CPU.
         dtype: dtype of the weights; bf16 on a GPU, else fp32.
         adapter: folder of a LoRA adapter to merge.
@@ -58,8 +59,8 @@ def load_backbone(
         CheckpointError: a file or tensor is missing, unexpected or does not fit.
         AttentionError: attention turned out to flow in another direction than the row says.
     """
-    source: Source = GgufSource(folder) if folder.suffix == ".gguf" else FolderSource(folder)
-    config_json = source.config()
+    source = _source(folder) if isinstance(folder, Path) else folder
+    folder, config_json = source.path, source.config()
     spec = spec_for(str(config_json.get("model_type")))
     device = device or default_device()
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
@@ -85,6 +86,10 @@ def load_backbone(
     backbone = Backbone(model.eval(), spec, tokenizer, special, digest.hexdigest()[:16]).eval()
     probe_attention(backbone)
     return backbone
+
+
+def _source(path: Path) -> Source:
+    return GgufSource(path) if path.suffix == ".gguf" else FolderSource(path)
 
 
 def default_device() -> torch.device:

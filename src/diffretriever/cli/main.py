@@ -68,7 +68,7 @@ def options(
 
 
 def _register() -> None:
-    from diffretriever.cli import checking, demo, encoding, explaining, indexing, searching, transferring
+    from diffretriever.cli import checking, demo, encoding, explaining, indexing, searching, timing, transferring
 
     app.command("index")(indexing.index)
     app.command("search")(searching.search)
@@ -82,6 +82,7 @@ def _register() -> None:
     app.command("pull")(transferring.pull)
     app.command("encode")(encoding.encode)
     app.command("demo")(demo.demo)
+    app.command("latency")(timing.latency)
 
 
 _register()

@@ -24,7 +24,6 @@ class TimedSystem:
         key: its name in the points: the system's and its number of vectors.
         system: name of the system, such as "diffretriever" or "promptreps".
         model: name of the checkpoint, or of the shape.
-        label: what results of an evaluation call it; joins effectiveness and latency.
         vectors: vectors per text that it is asked for: K or N.
         variant: "single" (one vector) or "multi".
         weights: "loaded" or "random".
@@ -35,7 +34,6 @@ class TimedSystem:
     key: str
     system: str
     model: str
-    label: str
     vectors: int
     variant: str
     weights: str
@@ -171,4 +169,6 @@ def check_schema(path: Path, supported: int, command: str) -> None:
     """
     schema = read_json_object(path, CorpusError).get("schema")
     if schema != supported:
-        raise CorpusError(f"{path}: layout {schema!r}, this version reads {supported}; run `{command}` again, or upgrade")
+        raise CorpusError(
+            f"{path}: layout {schema!r}, this version reads {supported}; run `{command}` again, or upgrade"
+        )

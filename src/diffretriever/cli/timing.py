@@ -1,0 +1,150 @@
+"""The command latency: how long encoding and searching take."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from diffretriever.cli import options as opt
+from diffretriever.cli import study_options as given
+from diffretriever.cli.console import message, show, time_text
+from diffretriever.cli.study_options import numbers, pairs
+from diffretriever.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+    from diffretriever.studies.contenders import Contender
+    from diffretriever.studies.latency import EncodingPlan
+    from diffretriever.studies.latency_results import LatencyResults
+    from diffretriever.studies.searching import SearchPlan
+    from diffretriever.studies.timing import Schedule
+
+
+def latency(
+    models: given.Models = None,
+    shape: given.Shape = None,
+    out: given.LatencyOut = Path("latency"),
+    lengths: given.Lengths = "30,100,200,400,800",
+    slots: given.Slots = "1,4,16",
+    answers: given.Answers = "1,4,20",
+    batch: given.Batch = None,
+    sizes: given.Sizes = None,
+    search_slots: given.SearchSlots = "1:1,4:4,4:16",
+    rounds: given.Rounds = 20,
+    seconds: given.Seconds = 60.0,
+    seed: given.Seed = 1,
+    threads: given.Threads = None,
+    device: opt.Device = None,
+    dtype: opt.Dtype = None,
+) -> None:
+    """Measure encoding against the length of the text, and searching against the size of the index."""
+    import torch
+
+    from diffretriever.studies.latency import EncodingPlan
+    from diffretriever.studies.searching import SearchPlan, default_sizes
+    from diffretriever.studies.timing import Schedule
+
+    if not models and not shape:
+        raise typer.BadParameter("give a MODEL or --shape NAME")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    contenders = _contenders(models or [], shape or [], numbers(slots), numbers(answers), device, dtype, seed)
+    where = contenders[0].encoder.backbone.device
+    many = batch or (32 if where.type == "cuda" else 8)
+    plan = EncodingPlan(tuple(numbers(lengths)), many, seed)
+    wanted = default_sizes(where) if sizes is None else [size for size in numbers(sizes) if size]
+    search = SearchPlan(contenders[0].encoder.dim, tuple(pairs(search_slots)), tuple(wanted), many, seed)
+    measured = _measure(contenders, plan, search, Schedule(rounds, 2, seconds), where)
+    path = measured.write(out)
+    _show(measured)
+    message(f"{path}: {len(measured.encoding)} points of encoding, {len(measured.search)} of searching")
+
+
+def _contenders(
+    models: Sequence[str],
+    shapes: Sequence[str],
+    slots: Sequence[int],
+    answers: Sequence[int],
+    device: str | None,
+    dtype: str | None,
+    seed: int,
+) -> list[Contender]:
+    import torch
+
+    from diffretriever.pretrained import dtype_named
+    from diffretriever.studies.contenders import loaded, shaped
+
+    found: list[Contender] = []
+    for name in models:
+        found += loaded(name, slots, answers, device, dtype)
+    for name in shapes:
+        found += shaped(name, slots, answers, torch.device(device) if device else None, dtype_named(dtype), seed)
+    keys = [c.about.key for c in found]
+    if len(set(keys)) < len(keys):
+        raise InputError(f"a system is asked for twice: {', '.join(keys)}")
+    return found
+
+
+def _measure(
+    contenders: Sequence[Contender],
+    plan: EncodingPlan,
+    search: SearchPlan,
+    schedule: Schedule,
+    device: torch.device,
+) -> LatencyResults:
+    from diffretriever.machine import Machine, versions
+    from diffretriever.progress import progress_bar
+    from diffretriever.studies.latency import estimate_seconds, measure_encoding
+    from diffretriever.studies.latency_results import SCHEMA, LatencyResults
+    from diffretriever.studies.searching import measure_search
+
+    expected = time_text(estimate_seconds(contenders, plan, schedule))
+    message(f"{len(contenders)} systems, {len(plan.lengths)} lengths: about {expected} to encode; then searching")
+    skipped: list[str] = []
+    with progress_bar("encoding, by length", len(plan.lengths)) as advance:
+        encoding, checks = measure_encoding(contenders, plan, schedule, skipped, advance)
+    with progress_bar("searching", len(search.sizes) * len(search.slots)) as advance:
+        searched = measure_search(search, schedule, device, skipped, advance)
+    return LatencyResults(
+        schema=SCHEMA,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        command=shlex.join(["diffretriever", *sys.argv[1:]]),
+        seed=plan.seed,
+        device=str(device),
+        systems=tuple(c.about for c in contenders),
+        encoding=tuple(encoding),
+        search=tuple(searched),
+        checks=tuple(checks),
+        skipped=tuple(skipped),
+        machine=Machine.here(),
+        versions=versions(),
+    )
+
+
+def _show(measured: LatencyResults) -> None:
+    """Show the points and, below them, the ratios beside those of the paper."""
+    from rich.table import Table
+
+    encoding = Table("system", "tokens", "median ms", "p95 ms", "texts/s", "vectors", title="Encoding, one text")
+    for p in measured.encoding:
+        times = (f"{p.one.median_ms:.1f}", f"{p.one.p95_ms:.1f}", f"{p.texts_per_second:.1f}")
+        encoding.add_row(p.key, f"{p.text_tokens:.0f}", *times, f"{p.vectors:.1f}")
+    search = Table("vectors", "passages", "median ms", "p95 ms", "queries/s", title="Exact search, one query")
+    for s in measured.search:
+        pair = f"({s.query_slots}, {s.passage_slots})"
+        times = (f"{s.one.median_ms:.2f}", f"{s.one.p95_ms:.2f}", f"{s.queries_per_second:.1f}")
+        search.add_row(pair, f"{s.passages:,}", *times)
+    checks = Table("ratio", "tokens", "measured", "expected", "holds", title="Ratios, medians of paired rounds")
+    for c in measured.checks:
+        holds = "" if c.passed is None else "yes" if c.passed else "NO"
+        checks.add_row(c.name, f"{c.text_tokens:.0f}", f"{c.value:.2f}", c.expected, holds)
+    show(encoding, *([search] if measured.search else []), *([checks] if measured.checks else []))
+    for line in measured.skipped:
+        message(f"left out: {line}")
