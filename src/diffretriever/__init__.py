@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from diffretriever.prompts import Prompt
     from diffretriever.representations import Provenance, Representations
     from diffretriever.retriever import DiffRetriever
+    from diffretriever.systems.opening import open_system
     from diffretriever.version import __version__
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "Provenance",
     "Representations",
     "__version__",
+    "open_system",
 ]
 
 _HOMES = {
@@ -41,6 +43,7 @@ _HOMES = {
     "Provenance": "representations",
     "Representations": "representations",
     "__version__": "version",
+    "open_system": "systems.opening",
 }
 
 

@@ -53,7 +53,7 @@ def open_system(
     """Return a system over a checkpoint.
 
     Example:
-        >>> from diffretriever.systems.opening import open_system
+        >>> from diffretriever import open_system
         >>> open_system("mini", "diffembed").encode_queries(["what causes the seasons?"]).vectors(0).shape
         (1, 384)
 
