@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,14 @@ class Inputs(NamedTuple):
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _fp32() -> Iterator[None]:
+    """Load in fp32, which is what the tests hold numbers to, where the hardware would choose bf16."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("diffretriever.backbones.loading.default_dtype", lambda device: torch.float32)
+        yield
 
 
 @pytest.fixture(scope="session")

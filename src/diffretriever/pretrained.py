@@ -38,7 +38,7 @@ class BackboneOptions(TypedDict, total=False):
     Attributes:
         base: base model of an adapter, when it is not where the adapter says.
         device: such as "cpu" or "cuda:1"; the first GPU by default.
-        dtype: such as "float32" or "bfloat16"; bf16 on a GPU and fp32 on a CPU by default.
+        dtype: such as "float32" or "bfloat16"; bf16 by default where the hardware multiplies in it, else fp32.
         attention: "auto", "sdpa", "eager" or "flash_attention_2".
         device_map: "auto" or a map, to spread a large model over several devices.
     """

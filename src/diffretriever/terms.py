@@ -13,7 +13,6 @@ import string
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.resources import files
 from typing import Literal
 
 import numpy as np
@@ -22,6 +21,7 @@ import scipy.sparse as sp
 import torch
 
 from diffretriever.errors import InputError
+from diffretriever.words import data_lines, lowercase_words
 
 IntArray = npt.NDArray[np.int64]
 EncodeWords = Callable[[list[str]], Sequence[Sequence[int]]]
@@ -88,7 +88,7 @@ class ContentWords:
 
     def words(self, text: str) -> list[str]:
         """Return the content words of a text, lowercased, in order, repetitions kept."""
-        tokens = _split_words(text.lower())
+        tokens = lowercase_words(text)
         dropped = stop_words()
         kept = [t for t in tokens if t not in dropped and t not in _PUNCTUATION]
         return [t for t in kept if _is_word(t)] if self._strict else kept
@@ -186,31 +186,4 @@ def _is_word(token: str) -> bool:
 @lru_cache(maxsize=1)
 def stop_words() -> frozenset[str]:
     """Return the 179 English stop words of NLTK."""
-    return frozenset(_lines("stopwords.txt"))
-
-
-@lru_cache(maxsize=1)
-def _splitters() -> tuple[Callable[[str], Iterable[str]], Callable[[str], list[str]]]:
-    """Return NLTK's Punkt splitter with the bundled parameters, and its word tokeniser."""
-    # Imported at the first text: NLTK takes a second to import, and many programs never need a sparse vector.
-    from nltk.tokenize import NLTKWordTokenizer
-    from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer
-
-    parameters = PunktParameters()
-    parameters.abbrev_types = set(_lines("abbrev_types.txt"))
-    parameters.sent_starters = set(_lines("sent_starters.txt"))
-    parameters.collocations = {tuple(line.split("\t")) for line in _lines("collocations.tab")}
-    for line in _lines("ortho_context.tab"):
-        word, context = line.split("\t")
-        parameters.ortho_context[word] = int(context)
-    return PunktSentenceTokenizer(parameters).tokenize, NLTKWordTokenizer().tokenize
-
-
-def _split_words(text: str) -> list[str]:
-    split_text, split_words = _splitters()
-    return [word for part in split_text(text) for word in split_words(part)]
-
-
-def _lines(name: str) -> list[str]:
-    file = files("diffretriever") / "data" / "english" / name
-    return [line for line in file.read_text(encoding="utf-8").split("\n") if line]
+    return frozenset(data_lines("stopwords.txt"))

@@ -14,6 +14,7 @@ from torch import nn
 from diffretriever.backbones.attention import probe_attention, set_direction
 from diffretriever.backbones.backbone import Backbone
 from diffretriever.backbones.gguf import GgufSource
+from diffretriever.backbones.hardware import default_device, default_dtype
 from diffretriever.backbones.lora import merge_adapter
 from diffretriever.backbones.packing import enable_packing
 from diffretriever.backbones.sources import FolderSource, Source
@@ -47,7 +48,7 @@ def load_backbone(
         folder: holds config.json, safetensors and a tokeniser, as published; or a GGUF file, which holds all three;
             or where else these three are to be read from.
         device: where the weights go; the first GPU if there is one, else the CPU.
-        dtype: dtype of the weights; bf16 on a GPU, else fp32.
+        dtype: dtype of the weights; bf16 where the hardware multiplies in it (`hardware.default_dtype`), else fp32.
         adapter: folder of a LoRA adapter to merge.
         attention: "auto" for sequences without padding where the model takes them; "sdpa", "eager" or
             "flash_attention_2" for padded ones.
@@ -63,7 +64,7 @@ def load_backbone(
     folder, config_json = source.path, source.config()
     spec = spec_for(str(config_json.get("model_type")))
     device = device or default_device()
-    dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
+    dtype = dtype or default_dtype(device)
     apart = tokenizer_folder is not None and tokenizer_folder != folder
     tokenizer = Tokenizer.from_folder(tokenizer_folder) if apart and tokenizer_folder else source.tokenizer()
     config = native_config(spec, config_json, where=folder)
@@ -90,13 +91,6 @@ def load_backbone(
 
 def _source(path: Path) -> Source:
     return GgufSource(path) if path.suffix == ".gguf" else FolderSource(path)
-
-
-def default_device() -> torch.device:
-    """Return the first GPU (CUDA, then Apple's), or the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda", 0)
-    return torch.device("mps") if torch.backends.mps.is_available() else torch.device("cpu")
 
 
 def native_config(spec: BackboneSpec, published: dict[str, Any], where: Path) -> PretrainedConfig:

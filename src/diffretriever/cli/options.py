@@ -156,7 +156,7 @@ Device = Annotated[
 Dtype = Annotated[
     str | None,
     typer.Option(
-        help="float32 or bfloat16; by default bfloat16 on a GPU, float32 on a CPU.",
+        help="float32 or bfloat16; by default bfloat16 where the hardware multiplies in it, else float32.",
         show_default=False,
         rich_help_panel=_MODEL,
     ),

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 
 from diffretriever.backbones.backbone import Backbone
-from diffretriever.backbones.loading import default_device, load_backbone, native_config
+from diffretriever.backbones.hardware import default_device
+from diffretriever.backbones.loading import load_backbone, native_config
 from diffretriever.backbones.specs import spec_for
 from diffretriever.errors import InputError
 from diffretriever.tokenizer import Tokenizer
