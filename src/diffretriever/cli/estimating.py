@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from diffretriever.representations import Representations
 
 #: Passages encoded for an estimate, after a few that only warm the machine up.
-_SAMPLE, _WARM_UP = 128, 8
+_SAMPLE, _SMALL_SAMPLE, _WARM_UP = 128, 32, 8
 #: What the engine writes beside the data: its write-ahead log and files reserved in advance, measured.
 _FIXED_BYTES, _OVERHEAD = 20_000_000, 1.1
 #: Bytes of a passage's links in the graph of pooled vectors and in the id tables.
@@ -53,11 +53,8 @@ def estimate_index(encoder: Encoder, passages: Iterable[Passage], found: Survey,
     """
     from rich.table import Table
 
-    sample = _spread(passages, found.passages)
-    encoder.encode_passages(sample[:_WARM_UP], words=words)
-    started = time.monotonic()
-    encoded = encoder.encode_passages(sample, words=words)
-    per_work = (time.monotonic() - started) / max(1, sum(map(work_of, sample)))
+    sample = _spread(passages, found.passages, _SAMPLE)
+    encoded, per_work = _timed(encoder, sample, words=words)
     table = Table("storage", "disk", "memory", "per passage", title_justify="left")
     for row in estimates(sample, encoded, found.passages):
         each = size_text(row.disk_bytes / max(1, found.passages))
@@ -97,7 +94,36 @@ def estimates(sample: Sequence[Passage], encoded: Representations, count: int) -
     return rows
 
 
-def _spread(passages: Iterable[Passage], count: int) -> list[Passage]:
+class EncodingEstimate(NamedTuple):
+    """What encoding a corpus to files will need.
+
+    Attributes:
+        seconds: time.
+        bytes: size of the files.
+    """
+
+    seconds: float
+    bytes: float
+
+
+def encoding_estimate(encoder: Encoder, passages: Iterable[Passage], count: int) -> EncodingEstimate:
+    """Return what encoding `count` passages will need, from a small sample of them."""
+    sample = _spread(passages, count, _SMALL_SAMPLE)
+    encoded, per_work = _timed(encoder, sample, words=0)
+    share = count / max(1, len(sample))
+    stored = encoded.dense.nbytes + encoded.pooled.nbytes + encoded.offsets.nbytes + 8 * encoded.sparse.nnz
+    return EncodingEstimate(per_work * sum(map(work_of, sample)) * share, stored * share)
+
+
+def _timed(encoder: Encoder, sample: Sequence[Passage], *, words: int) -> tuple[Representations, float]:
+    """Return the representations of a sample, and the seconds that a unit of work took."""
+    encoder.encode_passages(sample[:_WARM_UP], words=words)
+    started = time.monotonic()
+    encoded = encoder.encode_passages(sample, words=words)
+    return encoded, (time.monotonic() - started) / max(1, sum(map(work_of, sample)))
+
+
+def _spread(passages: Iterable[Passage], count: int, wanted: int) -> list[Passage]:
     """Return passages from all over a corpus."""
-    step = max(1, count // _SAMPLE)
-    return list(islice(islice(passages, 0, None, step), _SAMPLE))
+    step = max(1, count // wanted)
+    return list(islice(islice(passages, 0, None, step), wanted))

@@ -68,7 +68,17 @@ def options(
 
 
 def _register() -> None:
-    from diffretriever.cli import checking, demo, encoding, explaining, indexing, searching, timing, transferring
+    from diffretriever.cli import (
+        checking,
+        demo,
+        encoding,
+        evaluating,
+        explaining,
+        indexing,
+        searching,
+        timing,
+        transferring,
+    )
 
     app.command("index")(indexing.index)
     app.command("search")(searching.search)
@@ -81,6 +91,7 @@ def _register() -> None:
     app.command("push")(transferring.push)
     app.command("pull")(transferring.pull)
     app.command("encode")(encoding.encode)
+    app.command("evaluate")(evaluating.evaluate)
     app.command("demo")(demo.demo)
     app.command("latency")(timing.latency)
 

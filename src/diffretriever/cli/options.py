@@ -213,6 +213,15 @@ Steps = Annotated[
     typer.Option(min=1, help="Denoising steps.", show_default=False, rich_help_panel=_MODEL),
 ]
 
+MaxQueryLength = Annotated[
+    int | None,
+    typer.Option(min=1, help="Longest query in tokens.", show_default=False, rich_help_panel=_MODEL),
+]
+MaxPassageLength = Annotated[
+    int | None,
+    typer.Option(min=1, help="Longest passage in tokens.", show_default=False, rich_help_panel=_MODEL),
+]
+
 ModeOption = Annotated[
     Mode | None,
     typer.Option(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from diffretriever.errors import InputError, MissingExtraError
 from diffretriever.evaluation.qrels import Qrel
@@ -28,11 +29,13 @@ class Evaluation:
         tag: name of the run.
         queries: number of judged queries, those the run does not answer among them (they count 0).
         values: one mean per measure, in the order asked for.
+        per_query: measure -> query id -> value, of every judged query, in the order of the judgements.
     """
 
     tag: str
     queries: int
     values: tuple[MeasureValue, ...]
+    per_query: dict[str, dict[str, float]] = field(default_factory=dict, repr=False)
 
     def __getitem__(self, measure: str) -> float:
         """Return the mean of one measure."""
@@ -57,6 +60,30 @@ def evaluate(
         InputError: a measure is unknown.
         MissingExtraError: the extra `eval` is not installed.
     """
+    parsed = parse_measures(measures)
+    import ir_measures
+
+    judged = run.without_own_ids() if drop_own_ids else run
+    query_ids = list(dict.fromkeys(q.query_id for q in qrels))
+    per_query: dict[str, dict[str, float]] = {name: dict.fromkeys(query_ids, 0.0) for name in measures}
+    names = {measure: name for name, measure in zip(measures, parsed, strict=True)}
+    for metric in ir_measures.iter_calc(
+        parsed,
+        [ir_measures.Qrel(q.query_id, q.passage_id, q.relevance) for q in qrels],
+        [ir_measures.ScoredDoc(q, p.passage_id, p.score) for q, ranking in judged.rankings.items() for p in ranking],
+    ):
+        per_query[names[metric.measure]][metric.query_id] = float(metric.value)
+    values = tuple(MeasureValue(name, math.fsum(per_query[name].values()) / len(query_ids)) for name in measures)
+    return Evaluation(run.tag, len(query_ids), values, per_query)
+
+
+def parse_measures(measures: Sequence[str]) -> list[Any]:
+    """Return the measures of ir_measures by their names.
+
+    Raises:
+        InputError: there is none, one is unknown, or one comes twice.
+        MissingExtraError: the extra `eval` is not installed.
+    """
     require_ir_measures()
     import ir_measures
 
@@ -64,14 +91,9 @@ def evaluate(
         parsed = [ir_measures.parse_measure(name) for name in measures]
     except (NameError, ValueError, SyntaxError) as error:
         raise InputError(f"{error}; use names of ir_measures, such as nDCG@10 or R@100") from error
-    judged = run.without_own_ids() if drop_own_ids else run
-    means = ir_measures.calc_aggregate(
-        parsed,
-        [ir_measures.Qrel(q.query_id, q.passage_id, q.relevance) for q in qrels],
-        [ir_measures.ScoredDoc(q, p.passage_id, p.score) for q, ranking in judged.rankings.items() for p in ranking],
-    )
-    values = tuple(MeasureValue(name, float(means[m])) for name, m in zip(measures, parsed, strict=True))
-    return Evaluation(run.tag, len({q.query_id for q in qrels}), values)
+    if not parsed or len(set(parsed)) < len(parsed):
+        raise InputError(f"measures must be given, each once; got {', '.join(measures) or 'none'}")
+    return parsed
 
 
 def require_ir_measures() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from diffretriever.errors import CorpusError
 from diffretriever.evaluation.records import read_record, write_record
@@ -141,9 +142,7 @@ class FusionStamp:
         sparse: mode of the sparse side.
         method: "minmax" or "rrf".
         alpha: weight of the dense side under "minmax".
-        depth: how much of each ranking took part.
-        missing: what a passage missing from a list gets: "floor" (0, where 0 is the score that it has, if known, else
-            that of the list's worst) or "worst" (0, the same as the list's worst: the paper's code).
+        depth: how much of each ranking took part; a passage missing from one gets 0 from it, as its worst does.
     """
 
     dense: str
@@ -151,7 +150,6 @@ class FusionStamp:
     method: str
     alpha: float
     depth: int
-    missing: str
 
 
 @dataclass(frozen=True)
@@ -196,6 +194,24 @@ class Times:
     encodings_bytes: int
 
 
+class Question(NamedTuple):
+    """What a result answers: two results with equal questions have equal rankings.
+
+    Attributes:
+        system: which system.
+        collection: which collection.
+        task: what was asked.
+        modes: each mode, and how it was fused.
+        seed: seed of every random choice.
+    """
+
+    system: SystemStamp
+    collection: CollectionStamp
+    task: Task
+    modes: tuple[tuple[str, FusionStamp | None], ...]
+    seed: int
+
+
 @dataclass(frozen=True)
 class Results:
     """Everything about one system on one collection.
@@ -227,6 +243,12 @@ class Results:
     times: Times
     machine: Machine
     versions: dict[str, str]
+
+    @property
+    def question(self) -> Question:
+        """What these results answer."""
+        modes = tuple((result.mode, result.fusion) for result in self.modes)
+        return Question(self.system, self.collection, self.task, modes, self.seed)
 
     def mode(self, name: str) -> ModeResult:
         """Return the result of one mode.

@@ -117,7 +117,9 @@ def _word(value: str) -> str:
 
 
 def read_run(path: str | Path) -> Run:
-    """Return a TREC run, each ranking sorted by score; equal scores keep the order of the file.
+    """Return a TREC run, each ranking in the order that trec_eval sees, whatever its ranks say.
+
+    That is by score in single precision, descending, and at equal scores by passage id, descending.
 
     Raises:
         CorpusError: the file cannot be read or a line is bad; names file and line.
@@ -130,11 +132,17 @@ def read_run(path: str | Path) -> Run:
         if line.raw.strip():
             query_id, passage, tag = _run_line(str(path), line)
             rankings.setdefault(query_id, []).append(passage)
-    ordered: Iterable[Sequence[ScoredPassage]] = (sorted(r, key=lambda p: -p.score) for r in rankings.values())
     try:
-        return Run.of(list(rankings), list(ordered), tag or "unknown")
+        return Run.of(list(rankings), [_as_trec_eval(r) for r in rankings.values()], tag or "unknown")
     except InputError as error:
         raise CorpusError(f"{path}: {error}") from error
+
+
+def _as_trec_eval(ranking: Iterable[ScoredPassage]) -> list[ScoredPassage]:
+    # Scores beyond single precision become infinite here, and Run.of refuses those.
+    with np.errstate(over="ignore"):
+        rounded = [ScoredPassage(p.passage_id, float(np.float32(p.score))) for p in ranking]
+    return sorted(rounded, key=lambda p: (p.score, p.passage_id.encode()), reverse=True)
 
 
 def _run_line(name: str, line: Line) -> tuple[str, ScoredPassage, str]:
