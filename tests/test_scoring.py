@@ -7,9 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diffretriever import late_interaction
 from diffretriever.errors import InputError
+from diffretriever.late_interaction import Slots, maxsim_blocks
 from diffretriever.representations import Provenance, Representations
-from diffretriever.scoring import maxsim, single_dense, sparse_dot, top_k
+from diffretriever.scoring import best_passages, maxsim, single_dense, sparse_dot, top_k
 
 PROVENANCE = Provenance("m", "f", "p", "h", "default", "slot", 4, 4, 1, 32, 64, "float32", "0")
 
@@ -48,6 +50,78 @@ def test_maxsim_is_the_sum_of_the_best_matches_whatever_the_block(left, right, f
     np.testing.assert_allclose(scores.numpy(), maxsim_by_loops(queries, passages, floor), atol=1e-5)
     assert scores.dtype == torch.float32
     assert scores.shape == (len(left), len(right))
+
+
+@given(lengths, lengths, st.integers(1, 20))
+def test_spans_of_passages_make_up_the_whole(left, right, values):
+    queries, passages = make(left, seed=1), make(right, seed=2)
+    sides = [Slots(texts.dense, texts.offsets) for texts in (queries, passages)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(late_interaction, "SCORE_VALUES", values)
+        blocks = list(maxsim_blocks(*sides, floor=True))
+    assert [span.start for span, _ in blocks] == [0, *[span.stop for span, _ in blocks[:-1]]][: len(blocks)]
+    assert all(scores.numel() <= max(values, len(left)) for _, scores in blocks)
+    found = np.concatenate([np.zeros((len(left), 0)), *(scores.numpy() for _, scores in blocks)], axis=1)
+    np.testing.assert_allclose(found, maxsim_by_loops(queries, passages, True), atol=1e-5)
+
+
+def test_vectors_mapped_from_a_file_score_as_those_in_memory(tmp_path):
+    queries, passages = make([4] * 3, seed=12), make([3, 1, 0, 4] * 50, seed=13)
+    np.save(tmp_path / "dense.npy", passages.dense.astype(np.float16))
+    mapped = np.load(tmp_path / "dense.npy", mmap_mode="r")
+    asked = Slots(queries.dense, queries.offsets)
+    ((_, found),) = maxsim_blocks(asked, Slots(mapped, passages.offsets), floor=True)
+    rounded = passages.dense.astype(np.float16).astype(np.float32)
+    ((_, expected),) = maxsim_blocks(asked, Slots(rounded, passages.offsets), floor=True)
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("query_lengths", [[1], [4], [3, 0, 2], [4] * 7, [16] * 9])
+@pytest.mark.parametrize("dim", [8, 100, 384])
+def test_equal_passages_score_equal_to_the_bit_wherever_they_lie(query_lengths, dim):
+    queries, others = make(query_lengths, dim=dim, seed=14), make([3, 1, 16, 2, 5] * 31, dim=dim, seed=15)
+    twin = make([3], dim=dim, seed=16)
+    vectors, counts, twins = [], [], []
+    for i in range(len(others)):
+        vectors += [twin.dense, others.vectors(i)]
+        counts += [3, len(others.vectors(i))]
+        twins.append(2 * i)
+    passages = Slots(np.concatenate(vectors), np.concatenate([[0], np.cumsum(counts)]))
+    for block_values in (1, 1000, 40000, None):
+        blocks = maxsim_blocks(Slots(queries.dense, queries.offsets), passages, floor=True, block_values=block_values)
+        scores = torch.cat([scores for _, scores in blocks], dim=1)[:, twins]
+        assert torch.equal(scores, scores[:, :1].expand_as(scores))
+
+
+@pytest.mark.parametrize("dim", [8, 384])
+@pytest.mark.parametrize("vectors", [1, 63, 64, 65, 700])
+def test_fp32_scores_lie_close_to_those_of_double_precision(dim, vectors):
+    queries, passages = make([4] * 5, dim=dim, seed=17), make([4] * vectors, dim=dim, seed=18)
+    similarities = np.einsum(
+        "qid,pjd->qpij",
+        queries.dense.reshape(5, 4, dim).astype(np.float64),
+        passages.dense.reshape(vectors, 4, dim).astype(np.float64),
+    )
+    expected = np.maximum(similarities.max(axis=3), 0).sum(axis=2)
+    np.testing.assert_allclose(maxsim(queries, passages).numpy(), expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("mode", ["single", "multi", "sparse"])
+@given(lengths, lengths, st.integers(1, 9), st.integers(1, 20))
+def test_the_best_passages_are_those_of_all_scores(mode, left, right, k, values):
+    queries, passages = make(left, seed=1), make(right, seed=2)
+    scores = {
+        "single": lambda: single_dense(queries, passages),
+        "multi": lambda: maxsim(queries, passages),
+        "sparse": lambda: torch.from_numpy(sparse_dot(queries, passages).toarray()),
+    }[mode]()
+    expected = top_k(scores, k)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("late_interaction", "scoring"):
+            patch.setattr(f"diffretriever.{module}.SCORE_VALUES", values)
+        best = best_passages(queries, passages, k, mode)
+    np.testing.assert_allclose(best.scores.numpy(), expected.scores.numpy(), atol=1e-6)
+    assert torch.equal(best.positions, expected.positions)
 
 
 def test_the_floor_counts_a_negative_best_match_as_nothing():

@@ -9,12 +9,13 @@ Three scores (docs/method.md, 5, 6 and 8):
 Every sum runs in fp32. `precision="bfloat16"` instead rounds the inputs and the products to bf16, as the published
 evaluation does; it ties many passages together and is there to reproduce published runs only.
 
-Passages are scored block by block, so memory is bounded by `block_values` and not by the collection.
+Passages are scored block by block (`late_interaction`); `best_passages` keeps the best of each query meanwhile, so its
+memory does not grow with the collection.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -23,13 +24,14 @@ import scipy.sparse as sp
 import torch
 
 from diffretriever.errors import InputError
+from diffretriever.late_interaction import SCORE_VALUES, Slots, maxsim_blocks
 from diffretriever.representations import Representations
 
 Precision = Literal["float32", "bfloat16"]
+DenseMode = Literal["single", "multi"]
 Array = npt.NDArray[np.generic]
-
-#: Most fp32 values of one block of slot similarities: 64 MiB.
-BLOCK_VALUES = 16 * 2**20
+#: A span of passages and the [Q, n] scores of all queries with them.
+ScoreBlock = tuple[slice, torch.Tensor]
 
 
 class TopK(NamedTuple):
@@ -73,7 +75,7 @@ def maxsim(
     floor: bool = True,
     precision: Precision = "float32",
     device: str | torch.device = "cpu",
-    block_values: int = BLOCK_VALUES,
+    block_values: int | None = None,
 ) -> torch.Tensor:
     """Return the [Q, N] fp32 MaxSim scores; the number of slots may differ from text to text.
 
@@ -86,22 +88,21 @@ def maxsim(
             training does not).
         precision: "float32", or "bfloat16" to round as the published evaluation does.
         device: where the products are computed; the result lies there.
-        block_values: most similarities held at once.
+        block_values: most numbers of one block; see `late_interaction.maxsim_blocks`.
 
     Raises:
         InputError: when the dimensions differ or `precision` is unknown.
     """
     _check_dims(queries, passages)
     blocks = maxsim_blocks(
-        (queries.dense, queries.offsets),
-        (passages.dense, passages.offsets),
+        Slots(queries.dense, queries.offsets),
+        Slots(passages.dense, passages.offsets),
         floor=floor,
-        precision=precision,
+        dtype=_dtype(precision),
         device=device,
         block_values=block_values,
     )
-    parts = [scores for _, scores in blocks]
-    return torch.cat(parts, dim=1) if parts else torch.zeros(len(queries), 0, device=device)
+    return _joined(blocks, len(queries), len(passages), device)
 
 
 def sparse_dot(
@@ -147,44 +148,60 @@ def top_k(scores: torch.Tensor, k: int) -> TopK:
     return TopK(torch.gather(scores, 1, positions).float(), positions)
 
 
+def best_passages(
+    queries: Representations,
+    passages: Representations,
+    k: int,
+    mode: DenseMode | Literal["sparse"] = "multi",
+    *,
+    precision: Precision = "float32",
+    device: str | torch.device = "cpu",
+) -> TopK:
+    """Return the k best passages of each query by one score: score descending, then position ascending.
+
+    Every passage takes part: one without vectors, or that shares no term, with score 0. Memory beside the two
+    collections is bounded by `late_interaction.SCORE_VALUES` scores and the result.
+
+    Args:
+        queries: Q encoded queries.
+        passages: N encoded passages of the same dimension.
+        k: how many; fewer come back when N is smaller.
+        mode: "single", "multi" (floored at 0 per query slot) or "sparse".
+        precision: "float32", or "bfloat16" to round as the published evaluation does.
+        device: where dense products are computed; the result lies there.
+
+    Raises:
+        InputError: when the dimensions differ, k < 1 or `precision` is unknown.
+    """
+    _check_dims(queries, passages)
+    best = top_k(torch.zeros(len(queries), 0, device=device), k)
+    for span, scores in _blocks(queries, passages, mode, precision, device):
+        positions = torch.arange(span.start, span.stop, device=device).expand(len(queries), -1)
+        candidates = torch.cat([best.positions, positions], dim=1)
+        # The best so far come first and lie before this span, so the order of columns decides among equals.
+        found = top_k(torch.cat([best.scores, scores], dim=1), k)
+        best = TopK(found.scores, torch.gather(candidates, 1, found.positions))
+    return best
+
+
 def pooled_scores(
     queries: Array, passages: Array, *, precision: Precision = "float32", device: str | torch.device = "cpu"
 ) -> torch.Tensor:
     """Return the [Q, N] fp32 dot products of pooled vectors [Q, D] and [N, D]."""
-    dtype = _dtype(precision)
-    return (_tensor(queries, dtype, device) @ _tensor(passages, dtype, device).T).float()
+    return _joined(
+        pooled_blocks(queries, passages, precision=precision, device=device), len(queries), len(passages), device
+    )
 
 
-def maxsim_blocks(
-    queries: tuple[Array, npt.NDArray[np.integer]],
-    passages: tuple[Array, npt.NDArray[np.integer]],
-    *,
-    floor: bool = True,
-    precision: Precision = "float32",
-    device: str | torch.device = "cpu",
-    block_values: int = BLOCK_VALUES,
-) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Yield (span of passages, [Q, n] fp32 MaxSim scores), block after block.
+def pooled_blocks(
+    queries: Array, passages: Array, *, precision: Precision = "float32", device: str | torch.device = "cpu"
+) -> Iterator[ScoreBlock]:
+    """Yield (span of passages, [Q, n] fp32 dot products of pooled vectors [Q, D] and [N, D]), span after span.
 
-    Args:
-        queries: vectors [S, D] of all query slots and offsets [Q + 1].
-        passages: vectors [T, D] of all passage slots, of any float dtype and possibly memory-mapped, and offsets
-            [N + 1].
-        floor: as in `maxsim`.
-        precision: as in `maxsim`.
-        device: where the products are computed.
-        block_values: most similarities held at once.
+    This is MaxSim between texts of one slot, without the floor.
     """
-    dtype = _dtype(precision)
-    query_offsets, (vectors, offsets) = queries[1], passages
-    slots = _tensor(queries[0], dtype, device)
-    for first, last in _spans(offsets, max(1, block_values // max(1, len(slots)))):
-        start, stop = int(offsets[first]), int(offsets[last])
-        similarities = (slots @ _tensor(vectors[start:stop], dtype, device).T).float()
-        best = _reduce_last(similarities, offsets[first : last + 1] - start, "max")
-        if floor:
-            best = best.clamp_min(0.0)
-        yield slice(first, last), _reduce_last(best.T, query_offsets, "sum").T
+    left, right = (Slots(vectors, np.arange(len(vectors) + 1)) for vectors in (queries, passages))
+    yield from maxsim_blocks(left, right, floor=False, dtype=_dtype(precision), device=device)
 
 
 def sparse_scores(queries: sp.spmatrix, passages: sp.spmatrix, *, precision: Precision = "float32") -> sp.csr_matrix:
@@ -203,44 +220,38 @@ def sparse_scores(queries: sp.spmatrix, passages: sp.spmatrix, *, precision: Pre
     return sp.csr_matrix(left @ right)
 
 
-def _spans(offsets: npt.NDArray[np.integer], vectors: int) -> Iterator[tuple[int, int]]:
-    """Yield spans of texts holding at most `vectors` vectors each, or one text where that alone holds more."""
-    first, count = 0, len(offsets) - 1
-    while first < count:
-        last = int(np.searchsorted(offsets, offsets[first] + vectors, side="right")) - 1
-        # Texts without vectors would otherwise all fall into one block, however many there are.
-        last = min(max(last, first + 1), first + vectors, count)
-        yield first, last
-        first = last
+def _blocks(
+    queries: Representations,
+    passages: Representations,
+    mode: DenseMode | Literal["sparse"],
+    precision: Precision,
+    device: str | torch.device,
+) -> Iterator[ScoreBlock]:
+    """Yield (span of passages, [Q, n] fp32 scores), span after span."""
+    if mode == "single":
+        yield from pooled_blocks(queries.pooled, passages.pooled, precision=precision, device=device)
+    elif mode == "multi":
+        sides = (Slots(texts.dense, texts.offsets) for texts in (queries, passages))
+        yield from maxsim_blocks(*sides, floor=True, dtype=_dtype(precision), device=device)
+    else:
+        step = max(1, SCORE_VALUES // max(1, len(queries)))
+        for start in range(0, len(passages), step):
+            span = slice(start, min(start + step, len(passages)))
+            scores = sparse_scores(queries.sparse, passages.sparse[span].T, precision=precision)
+            yield span, torch.from_numpy(scores.toarray()).to(device)
 
 
-def _reduce_last(values: torch.Tensor, offsets: npt.NDArray[np.integer], how: Literal["max", "sum"]) -> torch.Tensor:
-    """Return [M, n]: the max or sum of `values` [M, T] over each of n consecutive spans; 0 for an empty span."""
-    lengths = np.diff(offsets)
-    count, longest = len(lengths), int(lengths.max(initial=0))
-    if longest == 0:
-        return values.new_zeros(len(values), count)
-    if int(lengths.min()) == longest:
-        spans = values.reshape(len(values), count, longest)
-        return spans.amax(dim=-1) if how == "max" else spans.sum(dim=-1)
-    # Ragged: gather into a padded block whose padding is the neutral element, an extra last column.
-    columns = np.where(np.arange(longest) < lengths[:, None], offsets[:-1, None] + np.arange(longest), values.shape[1])
-    neutral = float("-inf") if how == "max" else 0.0
-    padded = torch.cat([values, values.new_full((len(values), 1), neutral)], dim=1)
-    spans = padded[:, torch.from_numpy(columns.astype(np.int64)).to(values.device)]
-    if how == "sum":
-        return spans.sum(dim=-1)
-    empty = torch.from_numpy(lengths == 0).to(values.device)
-    return spans.amax(dim=-1).masked_fill(empty, 0.0)
-
-
-def _tensor(array: Array, dtype: torch.dtype, device: str | torch.device) -> torch.Tensor:
-    # astype copies: arrays of Representations and memory maps are read-only, which torch.from_numpy warns about.
-    return torch.from_numpy(array.astype(np.float32)).to(device=device, dtype=dtype)
+def _joined(
+    blocks: Iterable[ScoreBlock], query_count: int, passage_count: int, device: str | torch.device
+) -> torch.Tensor:
+    scores = torch.zeros(query_count, passage_count, device=device)
+    for span, block in blocks:
+        scores[:, span] = block
+    return scores
 
 
 def _round_bfloat16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    return _tensor(values, torch.bfloat16, "cpu").float().numpy()
+    return torch.from_numpy(values).bfloat16().float().numpy()
 
 
 def _dtype(precision: Precision) -> torch.dtype:

@@ -14,11 +14,12 @@ from diffretriever.index.exact.part import Part
 from diffretriever.index.exact.segment import Segment
 from diffretriever.index.filters import Filter, matches
 from diffretriever.index.store import StoreMode
+from diffretriever.late_interaction import Slots, maxsim_blocks
 from diffretriever.representations import Representations
-from diffretriever.scoring import maxsim_blocks, pooled_scores, sparse_scores
+from diffretriever.scoring import ScoreBlock, pooled_blocks, sparse_scores
 
-#: Passages scored at once, and most sparse scores held at once.
-_PASSAGE_BLOCK, _SPARSE_VALUES = 65536, 2**25
+#: Most sparse scores held at once.
+_SPARSE_VALUES = 2**25
 
 
 def search_parts(
@@ -63,24 +64,18 @@ def _collect_dense(
     asking = np.flatnonzero(np.diff(queries.offsets))
     if not len(asking):
         return
-    for span, scores in _dense_blocks(part.segment, queries, mode):
-        rows = np.flatnonzero(eligible[span])
+    for span, block in _dense_blocks(part.segment, queries, mode):
+        scores, rows = block.numpy(), np.flatnonzero(eligible[span])
+        chosen: slice | npt.NDArray[np.int64] = slice(None) if len(rows) == scores.shape[1] else rows
         for q in asking.tolist():
-            best[q].add(scores[q, rows], rows + (span.start + start))
+            best[q].add(scores[q, chosen], rows + (span.start + start))
 
 
-def _dense_blocks(
-    segment: Segment, queries: Representations, mode: StoreMode
-) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
-    """Yield (span of rows, [Q, n] scores)."""
+def _dense_blocks(segment: Segment, queries: Representations, mode: StoreMode) -> Iterator[ScoreBlock]:
     if mode == "multi":
-        slots = (queries.dense, queries.offsets)
-        for span, scores in maxsim_blocks(slots, (segment.dense, segment.offsets)):
-            yield span, scores.numpy()
-        return
-    for start in range(0, len(segment), _PASSAGE_BLOCK):
-        span = slice(start, min(start + _PASSAGE_BLOCK, len(segment)))
-        yield span, pooled_scores(queries.pooled, segment.pooled[span]).numpy()
+        slots = Slots(queries.dense, queries.offsets)
+        return maxsim_blocks(slots, Slots(segment.dense, segment.offsets), floor=True)
+    return pooled_blocks(queries.pooled, segment.pooled)
 
 
 def _collect_sparse(
