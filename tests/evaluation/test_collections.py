@@ -173,3 +173,9 @@ class TestIrDatasets:
         monkeypatch.setitem(sys.modules, "ir_datasets", None)
         with pytest.raises(MissingExtraError, match=r"diffretriever\[eval\]"):
             open_collection("ir_datasets:vaswani")
+
+
+def test_the_highest_of_repeated_judgements_can_be_taken(tmp_path):
+    path = tmp_path / "qrels.tsv"
+    path.write_text("q1 0 d1 1\nq1 0 d2 0\nq1 0 d1 3\nq1 0 d1 2\n", encoding="utf-8")
+    assert read_qrels(path, repeats="highest") == [Qrel("q1", "d1", 3), Qrel("q1", "d2", 0)]

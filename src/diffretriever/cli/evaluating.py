@@ -42,6 +42,7 @@ def evaluate(
     topics: ev.Topics = None,
     topic_field: ev.Field = ev.TopicField.TITLE,
     qrels: ev.Qrels = None,
+    repeats: ev.RepeatsOption = ev.Repeats.REFUSE,
     own_ids: ev.OwnIdsOption = ev.OwnIds.AUTO,
     modes: ev.Modes = None,
     measures: ev.Measures = None,
@@ -81,7 +82,7 @@ def evaluate(
         model, system, device, dtype, batch_tokens, query_slots, passage_slots, prompt, protocol, readout, steps,
         max_query_length, max_passage_length, k1, b,
     )  # fmt: skip
-    opened = _collections(collection, split, topics, topic_field, qrels)
+    opened = _collections(collection, split, topics, topic_field, qrels, repeats)
     experiments = _experiments(choice, label or choice.label, plan, opened, encodings or out / "encodings")
     if estimate:
         for experiment in experiments:
@@ -117,11 +118,19 @@ def _plan(
 
 
 def _collections(
-    sources: Sequence[str], split: str | None, topics: Path | None, field: ev.TopicField, qrels: Path | None
+    sources: Sequence[str],
+    split: str | None,
+    topics: Path | None,
+    field: ev.TopicField,
+    qrels: Path | None,
+    repeats: ev.Repeats,
 ) -> list[Collection]:
     from diffretriever.evaluation.collections import open_collection
 
-    return [open_collection(s, split, topics=topics, qrels=qrels, topic_field=field.value) for s in sources]
+    return [
+        open_collection(s, split, topics=topics, qrels=qrels, topic_field=field.value, repeats=repeats.value)
+        for s in sources
+    ]
 
 
 def names_of(given: str | None, known: Sequence[str] | None = None) -> tuple[str, ...] | None:

@@ -19,6 +19,13 @@ class OwnIds(str, Enum):
     DROPPED = "dropped"
 
 
+class Repeats(str, Enum):
+    """What becomes of several judgements of one pair."""
+
+    REFUSE = "refuse"
+    HIGHEST = "highest"
+
+
 class TopicField(str, Enum):
     """Fields of an SGML topic."""
 
@@ -92,6 +99,10 @@ OwnIdsOption = Annotated[
         help="Passages with the id of their query: kept, dropped, or dropped where BEIR does (ArguAna, Quora).",
         rich_help_panel=_DATA,
     ),
+]
+RepeatsOption = Annotated[
+    Repeats,
+    typer.Option(help="A pair judged more than once: refuse, or take the highest relevance.", rich_help_panel=_DATA),
 ]
 Depth = Annotated[int, typer.Option("--k", "-k", min=1, help="Length of a ranking at most.")]
 Rerank = Annotated[

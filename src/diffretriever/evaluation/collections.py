@@ -11,7 +11,7 @@ from diffretriever.corpus import Passage, Query, read_passages, read_queries
 from diffretriever.corpus.rows import find_jsonl
 from diffretriever.errors import CorpusError
 from diffretriever.evaluation.ir_datasets import PREFIX, read_dataset
-from diffretriever.evaluation.qrels import Qrel, read_qrels
+from diffretriever.evaluation.qrels import Qrel, Repeats, read_qrels
 from diffretriever.evaluation.topics import TopicField, read_topics
 
 #: Split of a collection whose judgements come from a file of no split.
@@ -50,6 +50,7 @@ class Collection:
         topics: str | Path | None = None,
         qrels: str | Path | None = None,
         topic_field: TopicField = "title",
+        repeats: Repeats = "refuse",
     ) -> Collection:
         """Return the BEIR collection of a folder: its corpus, queries.jsonl and qrels/{split}.tsv.
 
@@ -59,6 +60,7 @@ class Collection:
             topics: file of queries instead of the folder's, in any format of `read_topics`.
             qrels: file of judgements instead of the folder's, in BEIR's or TREC's format.
             topic_field: which field of an SGML topic is the query.
+            repeats: what becomes of a pair that is judged more than once.
 
         Raises:
             CorpusError: a file is missing or holds a bad line, no query is judged, or the split must be chosen.
@@ -76,7 +78,7 @@ class Collection:
             name=folder.name if is_folder else folder.name.split(".")[0],
             passages=read_passages(folder, file_format="beir" if is_folder else None),
             queries=read_queries(folder) if topics is None else read_topics(topics, topic_field),
-            qrels=read_qrels(judgements),
+            qrels=read_qrels(judgements, repeats),
             split=chosen,
             source=str(folder),
             qrels_source=str(judgements),
@@ -90,6 +92,7 @@ def open_collection(
     topics: str | Path | None = None,
     qrels: str | Path | None = None,
     topic_field: TopicField = "title",
+    repeats: Repeats = "refuse",
 ) -> Collection:
     """Return a collection: a BEIR folder, a corpus file, `ir_datasets:ID`, or "scifact" (bundled).
 
@@ -103,14 +106,14 @@ def open_collection(
             name=source.removeprefix(PREFIX).replace("/", "-"),
             passages=data.passages,
             queries=data.queries if topics is None else read_topics(topics, topic_field),
-            qrels=data.qrels if qrels is None else read_qrels(qrels),
+            qrels=data.qrels if qrels is None else read_qrels(qrels, repeats),
             split=split or GIVEN,
             source=source,
             qrels_source=source if qrels is None else str(qrels),
         )
     if source == "scifact" and not Path(source).exists():
         source = str(_SCIFACT)
-    return Collection.load(source, split, topics=topics, qrels=qrels, topic_field=topic_field)
+    return Collection.load(source, split, topics=topics, qrels=qrels, topic_field=topic_field, repeats=repeats)
 
 
 _SCIFACT = Path(str(files("diffretriever"))) / "data" / "scifact"

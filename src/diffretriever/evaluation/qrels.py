@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from diffretriever.corpus.lines import Line, numbered_lines
 from diffretriever.corpus.problems import Problem, shorten
@@ -18,17 +18,25 @@ class Qrel(NamedTuple):
     relevance: int
 
 
-def read_qrels(path: str | Path) -> list[Qrel]:
+#: What becomes of several judgements of one pair (several judges): an error, or the highest relevance of them.
+Repeats = Literal["refuse", "highest"]
+
+
+def read_qrels(path: str | Path, repeats: Repeats = "refuse") -> list[Qrel]:
     """Return the judgements of a file, in its order.
 
     Three columns under a header line are BEIR's (query-id, corpus-id, score); four are TREC's (query, 0, passage,
     relevance).
 
+    Args:
+        path: the file.
+        repeats: what becomes of a pair that is judged more than once.
+
     Raises:
         CorpusError: the file cannot be read, a line is bad, or a pair is judged twice; names file and line.
     """
-    qrels: list[Qrel] = []
-    seen: dict[tuple[str, str], int] = {}
+    qrels: dict[tuple[str, str], Qrel] = {}
+    lines: dict[tuple[str, str], int] = {}
     for line in numbered_lines(path):
         if isinstance(line, Problem):
             raise CorpusError(str(line))
@@ -37,14 +45,17 @@ def read_qrels(path: str | Path) -> list[Qrel]:
         qrel = _qrel(str(path), line)
         if qrel is None:
             continue
-        first = seen.setdefault((qrel.query_id, qrel.passage_id), line.number)
-        if first != line.number:
-            pair = f"query {qrel.query_id!r} and passage {qrel.passage_id!r}"
-            raise CorpusError(f"{path}:{line.number}: {pair} were already judged in line {first}; keep one line")
-        qrels.append(qrel)
+        pair = qrel.query_id, qrel.passage_id
+        first = lines.setdefault(pair, line.number)
+        if first != line.number and repeats == "refuse":
+            raise CorpusError(
+                f"{path}:{line.number}: query {pair[0]!r} and passage {pair[1]!r} were already judged in line {first}; "
+                "keep one line, or take the highest of repeated judgements (--repeats highest)"
+            )
+        qrels[pair] = max(qrel, qrels.get(pair, qrel))
     if not qrels:
         raise CorpusError(f"{path}: holds no judgement")
-    return qrels
+    return list(qrels.values())
 
 
 def _qrel(name: str, line: Line) -> Qrel | None:
