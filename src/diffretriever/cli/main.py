@@ -70,6 +70,7 @@ def options(
 def _register() -> None:
     from diffretriever.cli import (
         checking,
+        comparing,
         demo,
         encoding,
         evaluating,
@@ -92,6 +93,8 @@ def _register() -> None:
     app.command("pull")(transferring.pull)
     app.command("encode")(encoding.encode)
     app.command("evaluate")(evaluating.evaluate)
+    app.command("compare")(comparing.compare)
+    app.command("tune")(comparing.tune)
     app.command("demo")(demo.demo)
     app.command("latency")(timing.latency)
 
