@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -241,3 +242,24 @@ def test_save_and_load(name: str, tmp_path: Path, inputs: Inputs) -> None:
     same(model.encode_passages(inputs.passages), loaded.encode_passages(inputs.passages))
     assert loaded.settings == model.settings or loaded.settings.expected_ids is None
     assert loaded.stops == model.stops
+
+
+def test_chunks_are_encoded_in_order_as_they_are_alone(model: DiffRetriever, inputs: Inputs) -> None:
+    chunks: list[list[str]] = [inputs.passages[:7], [], inputs.passages[7:8], inputs.passages[8:]]
+    seen: list[int] = []
+
+    def reading() -> Iterator[list[str]]:
+        for number, chunk in enumerate(chunks):
+            seen.append(number)
+            yield chunk
+
+    got = []
+    for part in model.encode_chunks(reading(), words=2):
+        got.append(part)
+        assert len(seen) <= len(got) + 3, "the stream is read no further than a few chunks ahead"
+    assert [len(part) for part in got] == [7, 0, 1, 12]
+    for part, chunk in zip(got, chunks, strict=True):
+        same(part, model.encode_passages(chunk, words=2))
+    same(Representations.concatenate(got), model.encode_passages(inputs.passages, words=2))
+    with pytest.raises(InputError, match="text 0 is int"):
+        list(model.encode_chunks([["fine"], [3]]))  # type: ignore[list-item]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
 import torch
 
+from diffretriever.ahead import ahead
 from diffretriever.backbones.backbone import Backbone
 from diffretriever.conventions import Protocol, Side
 from diffretriever.corpus import Passage
@@ -19,10 +19,13 @@ from diffretriever.errors import InputError
 from diffretriever.progress import progress_bar
 from diffretriever.representations import Provenance, Representations, SlotWords
 from diffretriever.sequences import Batch, Frame, batches_by_length, collate
-from diffretriever.terms import ContentWords, TermRule, term_weights
+from diffretriever.terms import ContentWords, TermRule, strongest_weights, term_rows
 
 # Texts tokenised and sorted by length at once: bounds what is in memory beside the results.
 _LOOK_AHEAD = 8192
+
+# Texts that are prepared at once rather than in a thread, which costs more than it saves.
+_ALONE = 16
 
 
 class Reading(NamedTuple):
@@ -41,12 +44,48 @@ class Reading(NamedTuple):
     word_probabilities: torch.Tensor | None = None
 
 
-@dataclass(frozen=True)
-class _Part:
-    """Encoded texts of one batch and where they stood in the input."""
+class _Prepared(NamedTuple):
+    """A batch ready for the device.
+
+    Attributes:
+        rows: where its texts stand in their chunk.
+        last: whether it is the last of its chunk.
+        batch: the framed texts; None for a chunk without texts.
+        content: [B, R] content ids, padded with -1; None for a system without sparse representations.
+    """
 
     rows: list[int]
-    representations: Representations
+    last: bool
+    batch: Batch | None
+    content: torch.Tensor | None
+
+
+class _Computed(NamedTuple):
+    """What was read from a batch, on its way to the host; what is not asked for is None.
+
+    Attributes:
+        rows: where its texts stand in their chunk.
+        last: whether it is the last of its chunk.
+        unit: [B, K, D] unit vectors.
+        pooled: [B, D] means of the vectors that count.
+        keep: [B, K] which count.
+        content: [B, R] content ids.
+        weights: [B, R] their weights.
+        word_ids: [B, K, n] predicted ids.
+        word_probabilities: [B, K, n] their probabilities.
+        arrived: set when the copies are whole; None where they are already.
+    """
+
+    rows: list[int]
+    last: bool
+    unit: torch.Tensor
+    pooled: torch.Tensor
+    keep: torch.Tensor
+    content: torch.Tensor | None
+    weights: torch.Tensor | None
+    word_ids: torch.Tensor | None
+    word_probabilities: torch.Tensor | None
+    arrived: torch.cuda.Event | None
 
 
 class TextEncoder(ABC):
@@ -138,52 +177,122 @@ class TextEncoder(ABC):
         given = [passages] if isinstance(passages, str) else list(passages)
         return self._encode(_checked([_passage_text(p) for p in given]), "passage", words, progress)
 
+    def encode_chunks(self, chunks: Iterable[Sequence[PassageLike]], *, words: int = 0) -> Iterator[Representations]:
+        """Yield the representations of each chunk of passages, in order, for corpora that do not fit into memory.
+
+        The next batch is read, tokenised and searched for content words while one is computed. What a passage's numbers
+        are depends on its chunk alone.
+
+        Args:
+            chunks: passages as `encode_passages` takes them; consumed in a thread, one batch ahead.
+            words: how many predicted words to keep per slot.
+        """
+        texts = (_checked([_passage_text(p) for p in chunk]) for chunk in chunks)
+        parts: list[_Computed] = []
+        for part in self._computed(ahead(self._prepared(texts, "passage")), "passage", words):
+            parts.append(part)
+            if part.last:
+                yield self._joined(parts, words)
+                parts = []
+
     def _encode(self, texts: list[str], side: Side, words: int, progress: bool) -> Representations:
-        parts: list[_Part] = []
+        windows = [texts[start : start + _LOOK_AHEAD] for start in range(0, len(texts), _LOOK_AHEAD)]
+        prepared = self._prepared(windows, side)
+        if len(texts) > _ALONE:
+            prepared = ahead(prepared)
+        done: list[Representations] = []
+        parts: list[_Computed] = []
         label = "queries" if side == "query" else "passages"
         with progress_bar(f"encoding {label}", len(texts), enabled=progress) as advance:
-            for start in range(0, len(texts), _LOOK_AHEAD):
-                for part in self._encode_window(texts[start : start + _LOOK_AHEAD], side, words):
-                    parts.append(replace(part, rows=[start + r for r in part.rows]))
-                    advance(len(part.rows))
-        if not parts:
-            return self._empty(words)
-        order = np.argsort(np.concatenate([p.rows for p in parts]), kind="stable")
-        return Representations.concatenate([p.representations for p in parts]).select(order)
+            for part in self._computed(prepared, side, words):
+                parts.append(part)
+                advance(len(part.rows))
+                if part.last:
+                    done.append(self._joined(parts, words))
+                    parts = []
+        return Representations.concatenate(done) if len(done) > 1 else done[0] if done else self._empty(words)
 
-    def _encode_window(self, texts: list[str], side: Side, words: int) -> Iterator[_Part]:
+    def _prepared(self, chunks: Iterable[list[str]], side: Side) -> Iterator[_Prepared]:
+        """Yield the batches of each chunk, longest texts first."""
         frame = self.frames[side]
-        sequences = [frame.wrap(ids) for ids in self.tokenise(texts, side)]
-        lengths = [len(s.ids) for s in sequences]
-        for rows in batches_by_length(lengths, self.batch_tokens, padded=not self.backbone.packs):
-            batch = collate([sequences[r] for r in rows], frame.slots, self.backbone.special.pad)
-            yield _Part(rows, self._forward(batch.to(self.backbone.device), [texts[r] for r in rows], side, words))
+        for texts in chunks:
+            sequences = [frame.wrap(ids) for ids in self.tokenise(texts, side)]
+            lengths = [len(s.ids) for s in sequences]
+            left = len(texts)
+            for rows in batches_by_length(lengths, self.batch_tokens, padded=not self.backbone.packs):
+                left -= len(rows)
+                batch = collate([sequences[r] for r in rows], frame.slots, self.backbone.special.pad)
+                content = None
+                if self.term_rule is not None:
+                    content = torch.from_numpy(self.content.rows([texts[r] for r in rows]))
+                yield _Prepared(rows, not left, batch, content)
+            if not texts:
+                yield _Prepared([], True, None, None)
+
+    def _computed(self, prepared: Iterable[_Prepared], side: Side, words: int) -> Iterator[_Computed]:
+        """Yield what batches give, each after the device was handed the next one."""
+        before: _Computed | None = None
+        for item in prepared:
+            started = self._start(item, side, words)
+            if before is not None:
+                yield before
+            before = started
+        if before is not None:
+            yield before
 
     @torch.inference_mode()
-    def _forward(self, batch: Batch, texts: list[str], side: Side, words: int) -> Representations:
-        reading = self.read(batch, side, words)
+    def _start(self, item: _Prepared, side: Side, words: int) -> _Computed:
+        """Hand a batch to the device; what comes back is reduced there first, and copied while the next one runs."""
+        if item.batch is None:
+            none = torch.zeros(0, 1, self.dim)
+            return _Computed([], True, none, none[:, 0], none[:, :, 0].bool(), None, None, None, None, None)
+        reading = self.read(item.batch.to(self.backbone.device), side, words)
         keep = reading.keep
         unit = torch.nn.functional.normalize(reading.hidden.float(), dim=-1)
-        count = keep.sum(1, keepdim=True)
-        pooled = (unit * keep[:, :, None]).sum(1) / count.clamp(min=1)
+        pooled = (unit * keep[:, :, None]).sum(1) / keep.sum(1, keepdim=True).clamp(min=1)
+        weights = None
+        if self.term_rule is not None and item.content is not None:
+            content = item.content.to(reading.hidden.device, non_blocking=True)
+            weights = strongest_weights(
+                self.backbone.logits_of_rows(reading.hidden, content), content, keep, self.term_rule
+            )
+        some = (_to_host(t) for t in (unit, pooled, keep))
+        others = (
+            _to_host(t) if t is not None else None for t in (weights, reading.word_ids, reading.word_probabilities)
+        )
+        (unit, pooled, keep), (weights, word_ids, probabilities) = some, others
+        arrived = torch.cuda.current_stream().record_event() if reading.hidden.is_cuda else None
+        return _Computed(
+            item.rows, item.last, unit, pooled, keep, item.content, weights, word_ids, probabilities, arrived
+        )
+
+    def _joined(self, parts: list[_Computed], words: int) -> Representations:
+        """Return the representations of one chunk, in its order, from its batches."""
+        done = [self._representations(part) for part in parts if part.rows]
+        if not done:
+            return self._empty(words)
+        order = np.argsort(np.concatenate([part.rows for part in parts]), kind="stable")
+        whole = Representations.concatenate(done) if len(done) > 1 else done[0]
+        return whole.select(order)
+
+    def _representations(self, part: _Computed) -> Representations:
+        if part.arrived is not None:
+            part.arrived.synchronize()
+        keep = part.keep.numpy()
         slot_words = None
-        if reading.word_ids is not None and reading.word_probabilities is not None:
-            slot_words = self._slot_words(reading.word_ids[keep], reading.word_probabilities[keep])
+        if part.word_ids is not None and part.word_probabilities is not None:
+            slot_words = self._slot_words(part.word_ids[part.keep], part.word_probabilities[part.keep])
+        sparse = sp.csr_matrix((len(keep), 0), dtype=np.float32)
+        if part.weights is not None and part.content is not None:
+            sparse = term_rows(part.weights.numpy(), part.content.numpy(), self.vocabulary_size)
         return Representations(
-            dense=unit[keep].cpu().numpy(),
-            offsets=np.concatenate([[0], np.cumsum(count.flatten().cpu().numpy())]).astype(np.int64),
-            pooled=pooled.cpu().numpy(),
-            sparse=self._sparse(reading, texts),
+            dense=part.unit.numpy()[keep],
+            offsets=np.concatenate([[0], np.cumsum(keep.sum(1))]).astype(np.int64),
+            pooled=part.pooled.numpy(),
+            sparse=sparse,
             words=slot_words,
             provenance=self.provenance,
         )
-
-    def _sparse(self, reading: Reading, texts: list[str]) -> sp.csr_matrix:
-        if self.term_rule is None:
-            return sp.csr_matrix((len(texts), 0), dtype=np.float32)
-        content = torch.from_numpy(self.content.rows(texts))
-        logits = self.backbone.logits_of_rows(reading.hidden, content)
-        return term_weights(logits, content, reading.keep, self.term_rule, self.vocabulary_size)
 
     def _slot_words(self, ids: torch.Tensor, probabilities: torch.Tensor) -> SlotWords:
         array = ids.cpu().numpy().astype(np.int32)
@@ -200,6 +309,14 @@ class TextEncoder(ABC):
             words=SlotWords(none, none.astype(np.float32), {}) if words else None,
             provenance=self.provenance,
         )
+
+
+def _to_host(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a copy in the host's memory; from a CUDA device it arrives later, and nothing waits for it here."""
+    if not tensor.is_cuda:
+        return tensor.cpu()
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return host.copy_(tensor, non_blocking=True)
 
 
 def _passage_text(passage: PassageLike) -> object:

@@ -106,39 +106,48 @@ class ContentWords:
         return rows
 
     def _ids(self, texts: list[list[str]]) -> list[IntArray]:
-        self._learn({word: None for words in texts for word in words})
-        pieces = self._pieces
+        pieces = self._learn({word: None for words in texts for word in words})
         return [np.array(sorted({i for w in set(words) for i in pieces[w]}), dtype=np.int64) for words in texts]
 
-    def _learn(self, words: Iterable[str]) -> None:
-        """Tokenise the words that are not remembered; a full memory starts anew with the words in hand."""
+    def _learn(self, words: Iterable[str]) -> dict[str, tuple[int, ...]]:
+        """Tokenise the words that are not remembered; return a memory that holds all of `words`.
+
+        A full memory is replaced, not emptied, since another thread may be reading it.
+        """
         words = list(words)
-        new = [w for w in words if w not in self._pieces]
-        if new and len(self._pieces) + len(new) > CACHED_WORDS:
-            self._pieces.clear()
+        pieces = self._pieces
+        new = [w for w in words if w not in pieces]
+        if new and len(pieces) + len(new) > CACHED_WORDS:
+            pieces = self._pieces = {}
             new = words
         if new:
             for word, ids in zip(new, self._encode_words(new), strict=True):
-                self._pieces[word] = tuple(i for i in ids if i not in self._excluded_ids)
+                pieces[word] = tuple(i for i in ids if i not in self._excluded_ids)
+        return pieces
 
 
 def term_weights(
     logits: torch.Tensor, ids: torch.Tensor, keep: torch.Tensor, rule: TermRule, vocabulary_size: int
 ) -> sp.csr_matrix:
-    """Return one sparse row of term weights per text, [B, V] fp32.
+    """Return one sparse row of term weights per text, [B, V] fp32: `strongest_weights` as `term_rows`."""
+    weights = strongest_weights(logits, ids, keep, rule)
+    return term_rows(weights.cpu().numpy(), ids.cpu().numpy(), vocabulary_size)
+
+
+def strongest_weights(logits: torch.Tensor, ids: torch.Tensor, keep: torch.Tensor, rule: TermRule) -> torch.Tensor:
+    """Return the weight of each content id of each text, [B, R] fp32 on the device of the logits.
 
     Per slot: log(1 + relu(logit)) in fp32, the `rule.top_k` largest, quantised if the rule says so. Then the maximum
-    over the kept slots; weights of 0 are not stored.
+    over the kept slots.
 
     Args:
         logits: [B, K, R] logits of the content rows of the LM head, any float dtype.
         ids: [B, R] vocabulary id of each row, ascending, padded with -1; the logits of padding are ignored.
         keep: [B, K] True for the slots that count.
         rule: how logits become weights.
-        vocabulary_size: V, the number of columns.
 
     Raises:
-        InputError: the shapes do not fit together, or an id is not below `vocabulary_size`.
+        InputError: the shapes do not fit together.
     """
     batch, slots, rows = logits.shape
     if ids.shape != (batch, rows) or keep.shape != (batch, slots):
@@ -148,8 +157,20 @@ def term_weights(
         )
     counted = keep.to(logits.device)[:, :, None] & (ids.to(logits.device) >= 0)[:, None, :]
     weights = torch.log1p(torch.relu(logits.float())).masked_fill(~counted, 0.0)
-    weights = _quantise(_largest(weights, rule.top_k), rule).amax(dim=1).cpu()
-    return _csr(weights.numpy(), ids.cpu().numpy(), vocabulary_size)
+    return _quantise(_largest(weights, rule.top_k), rule).amax(dim=1)
+
+
+def term_rows(weights: npt.NDArray[np.float32], ids: IntArray, vocabulary_size: int) -> sp.csr_matrix:
+    """Return weights [B, R] of ascending content ids [B, R], padded with -1, as sparse rows [B, V] without zeros.
+
+    Raises:
+        InputError: an id is not below `vocabulary_size`.
+    """
+    if ids.size and ids.max() >= vocabulary_size:
+        raise InputError(f"id {ids.max()} is outside the vocabulary of {vocabulary_size}")
+    stored = weights > 0
+    indptr = np.concatenate([[0], np.cumsum(stored.sum(axis=1))])
+    return sp.csr_matrix((weights[stored], ids[stored], indptr), shape=(len(ids), vocabulary_size))
 
 
 def _largest(weights: torch.Tensor, top_k: int) -> torch.Tensor:
@@ -166,14 +187,6 @@ def _quantise(weights: torch.Tensor, rule: TermRule) -> torch.Tensor:
         return weights
     scaled = weights * rule.scale
     return scaled.trunc() if rule.rounding == "truncate" else scaled.round()
-
-
-def _csr(weights: npt.NDArray[np.float32], ids: IntArray, vocabulary_size: int) -> sp.csr_matrix:
-    if ids.size and ids.max() >= vocabulary_size:
-        raise InputError(f"id {ids.max()} is outside the vocabulary of {vocabulary_size}")
-    stored = weights > 0
-    indptr = np.concatenate([[0], np.cumsum(stored.sum(axis=1))])
-    return sp.csr_matrix((weights[stored], ids[stored], indptr), shape=(len(ids), vocabulary_size))
 
 
 def _is_word(token: str) -> bool:

@@ -178,7 +178,7 @@ def many(tmp_path_factory):
 
 
 TOTAL = 150
-BUILD = ["--model", MODEL, "--batch-size", 4]
+BUILD = ["--model", MODEL, "--batch-size", 4, "--dtype", "float32"]  # a process of its own would choose otherwise
 
 
 def checksum(folder):

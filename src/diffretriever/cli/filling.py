@@ -6,6 +6,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -182,9 +183,21 @@ def encoded_chunks(
     encoded in, and an index that was interrupted must come out the same.
     """
     size = batch_size or default_step(encoder)
-    while chunk := list(islice(stream, size)):
-        if not all(passage.passage_id in known for passage in chunk):
-            yield chunk, encoder.encode_passages(chunk, words=words)
+    fed: deque[list[Passage]] = deque()
+
+    def unknown() -> Iterator[list[Passage]]:
+        while chunk := list(islice(stream, size)):
+            if not all(passage.passage_id in known for passage in chunk):
+                fed.append(chunk)
+                yield chunk
+
+    stream_of_encoder = getattr(encoder, "encode_chunks", None)
+    if stream_of_encoder is None:
+        for chunk in unknown():
+            yield fed.popleft(), encoder.encode_passages(chunk, words=words)
+        return
+    for representations in stream_of_encoder(unknown(), words=words):
+        yield fed.popleft(), representations
 
 
 def default_step(encoder: Encoder) -> int:
