@@ -123,3 +123,13 @@ class TestTune:
         done = cli("tune", *(places.get(a, a) for a in arguments))
         assert done.code == code
         assert message in done.err
+
+
+def test_repeated_judgements(cli, runs, tmp_path):
+    (tmp_path / "qrels").write_text(QRELS.read_text() + "q1 0 d14 3\n")
+    refused = cli("compare", runs[0], "--qrels", tmp_path / "qrels")
+    assert refused.code == 1
+    assert "already judged in line 2" in refused.err
+    done = cli("compare", runs[0], "--qrels", tmp_path / "qrels", "--repeats", "highest", "--measures", "RR(rel=3)@10")
+    assert done.code == 0, done.err
+    assert "0.1250" in done.out, "one query of eight has a passage of grade 3, and the run has it first"

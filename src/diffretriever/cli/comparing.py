@@ -40,6 +40,7 @@ def compare(
     ] = None,
     resamples: Annotated[int, typer.Option(min=1, help="Random exchanges of the randomisation test.")] = 100_000,
     seed: ev.Seed = 0,
+    repeats: ev.RepeatsOption = ev.Repeats.REFUSE,
     json_file: JsonFile = None,
     plot: Annotated[
         Path | None,
@@ -59,7 +60,7 @@ def compare(
         raise typer.BadParameter("a run is given twice")
     comparison, evaluations = compare_runs(
         read,
-        read_qrels(qrels),
+        read_qrels(qrels, repeats.value),
         names,
         qrels_source=str(qrels),
         baseline=baseline,
@@ -141,13 +142,14 @@ def tune(
     ] = None,
     measure: Annotated[str, typer.Option(help="What is made as large as possible.")] = "nDCG@10",
     step: Annotated[float, typer.Option(min=0.001, max=1.0, help="Step from one weight to the next.")] = 0.05,
+    repeats: ev.RepeatsOption = ev.Repeats.REFUSE,
     json_file: JsonFile = None,
 ) -> None:
     """Choose alpha, the weight of the dense side in hybrid search, on judgements that are not the test's."""
     from diffretriever.evaluation.records import write_record
     from diffretriever.evaluation.tuning import tune as tune_runs
 
-    (left, right), judgements, depth = _both(dense, sparse, qrels)
+    (left, right), judgements, depth = _both(dense, sparse, qrels, repeats)
     count = round(1 / step)
     if abs(count * step - 1) > 1e-9:
         raise InputError(f"a step must divide 1, got {step}; use 0.05 or 0.1")
@@ -158,7 +160,9 @@ def tune(
         message(f"{json_file}: written")
 
 
-def _both(dense: Path, sparse: Path | None, qrels: Path | None) -> tuple[tuple[Run, Run], Sequence[Qrel], int | None]:
+def _both(
+    dense: Path, sparse: Path | None, qrels: Path | None, repeats: ev.Repeats
+) -> tuple[tuple[Run, Run], Sequence[Qrel], int | None]:
     """Return both runs, the judgements, and the length at which the rankings were cut if that is known."""
     from diffretriever.evaluation.qrels import read_qrels
     from diffretriever.evaluation.results import Results
@@ -167,7 +171,7 @@ def _both(dense: Path, sparse: Path | None, qrels: Path | None) -> tuple[tuple[R
     if not dense.is_dir():
         if sparse is None or qrels is None:
             raise typer.BadParameter("two runs and --qrels are needed, or a folder that evaluate wrote")
-        return (read_run(dense), read_run(sparse)), read_qrels(qrels), None
+        return (read_run(dense), read_run(sparse)), read_qrels(qrels, repeats.value), None
     if sparse is not None:
         raise typer.BadParameter("a folder holds both runs; give nothing after it")
     results = Results.read(dense)
@@ -179,7 +183,7 @@ def _both(dense: Path, sparse: Path | None, qrels: Path | None) -> tuple[tuple[R
     source = results.collection.qrels if qrels is None else str(qrels)
     if not Path(source).is_file():
         raise CorpusError(f"the judgements {source} are not a file here; give them as --qrels FILE")
-    return (runs[0], runs[1]), read_qrels(source), results.task.depth
+    return (runs[0], runs[1]), read_qrels(source, repeats.value), results.task.depth
 
 
 def _show_tuning(tuning: Tuning) -> None:

@@ -79,7 +79,7 @@ def evaluate(
         raise typer.BadParameter("--topics and --qrels belong to one collection; give one --collection")
     plan = _plan(modes, measures, k, own_ids, fusion, alpha, rerank, depth, seed)
     choice = SystemOptions(
-        model, system, device, dtype, batch_tokens, query_slots, passage_slots, prompt, protocol, readout, steps,
+        model, device, dtype, batch_tokens, query_slots, passage_slots, prompt, protocol, readout, steps, system,
         max_query_length, max_passage_length, k1, b,
     )  # fmt: skip
     opened = _collections(collection, split, topics, topic_field, qrels, repeats)
@@ -150,7 +150,7 @@ def _experiments(
 ) -> list[Experiment]:
     from diffretriever.evaluation.experiment import Experiment
 
-    system = choice.load()
+    system = choice.open()
     device = scoring_device(system)
     made = [
         Experiment(label, choice.model, system, c, plan, encodings, device=device, progress=True) for c in collections

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from diffretriever.cli.models import ModelOptions
 from diffretriever.errors import InputError
 
 if TYPE_CHECKING:
     import torch
 
-    from diffretriever.conventions import System
     from diffretriever.encoder import Encoder
     from diffretriever.searcher import LexicalSystem
 
@@ -20,22 +20,9 @@ _BM25 = "bm25"
 
 
 @dataclass(frozen=True)
-class SystemOptions:
-    """The options that choose a system; what is None is the checkpoint's own."""
+class SystemOptions(ModelOptions):
+    """The options that choose a system, BM25 among them; what is None is the checkpoint's own."""
 
-    model: str
-    system: str | None = None
-    device: str | None = None
-    dtype: str | None = None
-    batch_tokens: int | None = None
-    query_slots: int | None = None
-    passage_slots: int | None = None
-    prompt: str | None = None
-    protocol: str | None = None
-    readout: str | None = None
-    steps: int | None = None
-    max_query_length: int | None = None
-    max_passage_length: int | None = None
     k1: float = 0.9
     b: float = 0.4
 
@@ -53,36 +40,20 @@ class SystemOptions:
             parts += [Path(v).stem for v in (self.prompt, self.protocol, self.readout, self.dtype) if v is not None]
         return re.sub(r"[^\w.-]+", "_", "-".join(parts))
 
-    def load(self) -> Encoder | LexicalSystem:
+    def open(self) -> Encoder | LexicalSystem:
         """Return the system.
 
         Raises:
             CheckpointError: the model cannot be found or loaded.
             InputError: an option is out of range, or the system is unknown.
         """
-        if _BM25 in (self.model, self.system):
-            if self.model != _BM25:
-                raise InputError(f"BM25 reads no model, got {self.model}; give bm25 as MODEL")
-            from diffretriever.systems.bm25 import BM25
+        if _BM25 not in (self.model, self.system):
+            return self.load()
+        if self.model != _BM25:
+            raise InputError(f"BM25 reads no model, got {self.model}; give bm25 as MODEL")
+        from diffretriever.systems.bm25 import BM25
 
-            return BM25(self.k1, self.b)
-        from diffretriever.systems.opening import open_system
-
-        return open_system(
-            self.model,
-            cast("System | None", self.system),
-            query_slots=self.query_slots,
-            passage_slots=self.passage_slots,
-            prompt=self.prompt,
-            protocol=self.protocol,
-            readout=self.readout,
-            steps=self.steps,
-            max_query_length=self.max_query_length,
-            max_passage_length=self.max_passage_length,
-            device=self.device,
-            dtype=self.dtype,
-            batch_tokens=self.batch_tokens,
-        )
+        return BM25(self.k1, self.b)
 
 
 def scoring_device(system: Encoder | LexicalSystem) -> torch.device | str:
