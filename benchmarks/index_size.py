@@ -1,98 +1,144 @@
 """What each storage option costs and keeps: bytes per passage, nDCG@10, R@100, latency, on real collections.
 
-    python benchmarks/index_size.py scifact path/to/beir-folder --model mini --cache cache
+    diffretriever encode COLLECTION/corpus.jsonl --out ENCODINGS/NAME-corpus --dtype bfloat16
+    diffretriever encode COLLECTION/queries.jsonl --queries --out ENCODINGS/NAME-queries --dtype bfloat16
+    python benchmarks/index_size.py COLLECTION ... --encodings ENCODINGS
 
-Prints a Markdown table and what it ran on. Encodings are kept in the cache folder.
+COLLECTION is a folder in BEIR's layout called NAME. Prints a Markdown table, what approximate searches of several
+depths find for the collection's queries, and what it ran on.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from machine import machine
 
-from diffretriever import DiffRetriever
-from diffretriever.evaluation.collections import Collection, scifact
+from diffretriever.corpus import Passage
+from diffretriever.evaluation.collections import Collection
 from diffretriever.evaluation.measures import evaluate
 from diffretriever.evaluation.runs import Run
-from diffretriever.index import Index, Storage
+from diffretriever.index import Hit, Index, Storage
 from diffretriever.index.stats import disk_bytes
 from diffretriever.representations import Representations
 
 MEASURES = ["nDCG@10", "R@100"]
+BATCH, SAMPLE = 512, 512
+HEAD = """
+| collection | index | bytes/passage | exact nDCG@10 | R@100 | approximate nDCG@10 | R@100 | hybrid nDCG@10 | R@100 \
+| exact p50 ms | approximate p50 ms |
+|---|---|---|---|---|---|---|---|---|---|---|"""
 
 
-def storages(dim: int) -> list[tuple[str, Storage]]:
+def choices(dim: int) -> list[tuple[str, Storage]]:
     """Return the backends and storages that are compared."""
-    options = [Storage("float32"), Storage("float16"), Storage("int8"), Storage("binary")]
-    options += [Storage(pca=dim // 2), Storage(pca=dim // 4), Storage(drop=0.95), Storage(drop=0.9)]
-    return [("exact", Storage("float32")), *(("edge", option) for option in options)]
+    edge = [Storage("float32"), Storage(), Storage(codes="int8"), Storage(codes="binary")]
+    edge += [Storage(pca=dim // 2), Storage(pca=dim // 4), Storage(codes="int8", pca=dim // 2)]
+    edge += [Storage(drop=0.95), Storage(drop=0.9)]
+    exact = [Storage("float32"), Storage(), Storage("int8"), Storage("binary"), Storage("int8", pca=dim // 2)]
+    return [*(("edge", storage) for storage in edge), *(("exact", storage) for storage in exact)]
 
 
-def encoded(model: str, name: str, collection: Collection, cache: Path) -> tuple[Representations, Representations]:
-    """Return the collection's passages and queries, from the cache if they are there."""
-    made = []
-    encoder = None
-    for side in ("passages", "queries"):
-        folder = cache / f"{Path(model).name}-{name}-{side}"
-        if not (folder / "representations.json").is_file():
-            encoder = encoder or DiffRetriever.from_pretrained(model)
-            if side == "passages":
-                encoder.encode_passages(list(collection.passages)).save(folder)
-            else:
-                encoder.encode_queries([query.text for query in collection.queries]).save(folder)
-        made.append(Representations.load(folder))
-    return made[0], made[1]
+def encoded(folder: Path) -> tuple[list[str], Representations]:
+    """Return the ids and representations that `diffretriever encode` wrote."""
+    parts = sorted(folder.glob("part-*"))
+    ids = [i for part in parts for i in json.loads((part / "ids.json").read_text(encoding="utf-8"))]
+    return ids, Representations.concatenate([Representations.load(part) for part in parts])
 
 
-def measure(name: str, collection: Collection, options: argparse.Namespace, root: Path) -> None:
-    """Print one row per storage for a collection."""
-    passages, queries = encoded(options.model, name, collection, options.cache)
-    listed, ids = list(collection.passages), [query.query_id for query in collection.queries]
-    sample = passages.select(slice(0, 512))
-    for backend, storage in storages(passages.dim):
-        folder = root / f"{name}-{backend}-{storage}"
-        with Index.create(folder, passages, backend=backend, storage=storage, sample=sample) as index:
-            index.add_representations(listed, passages)
-        with Index.open(folder) as index:
-            each = [queries.select([i]) for i in range(len(queries))]
-            times, results = [], []
-            for query in each:
-                started = time.perf_counter()
-                results.append(index.search(query, 100, "multi", exact=False))
-                times.append(time.perf_counter() - started)
-            hybrid = index.search_batch(queries, 100, exact=False)
-        values = []
-        for found in (results, hybrid):
-            evaluation = evaluate(Run.of(ids, found, "index"), collection.qrels, MEASURES)
-            values += [f"{evaluation[measure_name]:.4f}" for measure_name in MEASURES]
-        size = disk_bytes(folder) / len(listed)
-        p50 = 1000 * float(np.median(times))
-        print(f"| {name} | {backend} {storage} | {size:,.0f} | {' | '.join(values)} | {p50:.1f} |", flush=True)
+def p50(index: Index, queries: Sequence[Representations], exact: bool) -> float:
+    """Return the median time of a MaxSim search for 100 passages, in milliseconds."""
+    times = []
+    for query in queries:
+        started = time.perf_counter()
+        index.search(query, 100, "multi", exact=exact)
+        times.append(time.perf_counter() - started)
+    return 1000 * float(np.median(times))
+
+
+def measure(folder: Path, options: argparse.Namespace, root: Path) -> None:
+    """Print one row per way to keep a collection, and the recalls of approximate searches of the default."""
+    collection, name = Collection.load(folder), folder.name
+    passage_ids, passages = encoded(options.encodings / f"{name}-corpus")
+    query_ids, queries = encoded(options.encodings / f"{name}-queries")
+    judged = {query.query_id for query in collection.queries}
+    rows = [i for i, query_id in enumerate(query_ids) if query_id in judged][: options.queries]
+    ids, queries = [query_ids[i] for i in rows], queries.select(rows)
+    qrels = [qrel for qrel in collection.qrels if qrel.query_id in set(ids)]
+    by_id = {passage.passage_id: passage for passage in collection.passages}
+    listed = [by_id[i] for i in passage_ids]
+    print(HEAD, flush=True)
+    for backend, storage in choices(passages.dim):
+        place = root / "index"
+        build(place, backend, storage, listed, passages)
+        with Index.open(place) as index:
+            size = disk_bytes(place) / len(listed)
+            each = [queries.select([i]) for i in range(min(50, len(queries)))]
+            found: list[list[list[Hit]]] = [index.search_batch(queries, 100, "multi", exact=True)]
+            if backend == "edge":
+                index.calibrate()
+                found += [index.search_batch(queries, 100, "multi", exact=False)]
+            found += [index.search_batch(queries, 100, exact=backend != "edge")]
+            times = [p50(index, each, True), p50(index, each, False) if backend == "edge" else None]
+            values = [scores(ids, hits, qrels) for hits in found]
+            if backend != "edge":
+                values.insert(1, "- | -")
+            shown = " | ".join("-" if t is None else f"{t:.1f}" for t in times)
+            print(f"| {name} | {backend} {storage} | {size:,.0f} | {' | '.join(values)} | {shown} |", flush=True)
+            if (backend, storage) == ("edge", Storage()):
+                table = recalls(index, queries)
+    print(f"\n{table}\n\n{len(listed):,} passages, {len(ids)} queries", flush=True)
+
+
+def build(place: Path, backend: str, storage: Storage, passages: list[Passage], encoded: Representations) -> None:
+    """Write an index in place of the one before."""
+    spread = np.linspace(0, len(passages) - 1, min(SAMPLE, len(passages))).astype(int)
+    sample = encoded.select(spread)
+    with Index.create(place, encoded, backend=backend, storage=storage, sample=sample, overwrite=True) as index:
+        for start in range(0, len(passages), BATCH):
+            part = slice(start, start + BATCH)
+            index.add_representations(passages[part], encoded.select(part))
+
+
+def scores(ids: list[str], found: list[list[Hit]], qrels: list) -> str:
+    """Return the measures of a run."""
+    evaluation = evaluate(Run.of(ids, found, "index"), qrels, MEASURES)
+    return " | ".join(f"{evaluation[measure]:.4f}" for measure in MEASURES)
+
+
+def recalls(index: Index, queries: Representations) -> str:
+    """Return what approximate searches of several depths find for the queries, and what was chosen."""
+    calibration = index.calibrate()
+    lines = ["| depth | recall@10 | recall@100 | p50 ms |", "|---|---|---|---|"]
+    rows = {(row.depth, row.k): row for row in index.recalls(queries)}
+    for depth in sorted({depth for depth, _ in rows}):
+        one, two = rows[depth, 10], rows[depth, 100]
+        lines.append(f"| {depth or 'all'} | {one.mean:.4f} | {two.mean:.4f} | {two.milliseconds:.1f} |")
+    chosen = ", ".join(
+        f"{calibration.depth(k, r) or 'all'} for {r} of {k}" for r in (0.9, 0.95, 0.99) for k in (10, 100)
+    )
+    return "\n".join([*lines, "", f"Calibrated depths, without these queries: {chosen}."])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("collections", nargs="+", help="scifact, or BEIR folders")
-    parser.add_argument("--model", default="mini")
-    parser.add_argument("--cache", type=Path, required=True)
+    parser.add_argument("collections", nargs="+", type=Path, help="folders in BEIR's layout")
+    parser.add_argument("--encodings", type=Path, required=True, help="what `diffretriever encode` wrote")
+    parser.add_argument("--queries", type=int, default=300, help="at most so many judged queries")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     import torch
 
     torch.set_num_threads(options.threads)
-    print(
-        "| collection | index | bytes/passage | MaxSim nDCG@10 | R@100 | hybrid nDCG@10 | R@100 | MaxSim p50 ms |\n"
-        "|---|---|---|---|---|---|---|---|"
-    )
     with tempfile.TemporaryDirectory() as root:
-        for given in options.collections:
-            collection = scifact() if given == "scifact" else Collection.load(given)
-            measure(Path(given).name, collection, options, Path(root))
+        for folder in options.collections:
+            measure(folder, options, Path(root) / folder.name)
     print(f"\n{machine('torch', 'qdrant-edge-py', 'numpy')}")
 
 

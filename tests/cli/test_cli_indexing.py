@@ -306,14 +306,17 @@ class TestEstimate:
 
         from diffretriever.cli.estimating import estimates
         from diffretriever.corpus import Passage
-        from diffretriever.index import Storage
 
         count = 3000
         encoded = random_representations(count, dim=256, slots=(4, 4))
         passages = [Passage(f"p{i}", f"text {i} " * 20) for i in range(count)]
-        expected = {e.storage: e.disk_bytes for e in estimates(passages[:128], encoded.select(slice(0, 128)), count)}
-        for storage in (Storage(), Storage("int8")):
-            with Index.create(tmp_path / str(storage), encoded, storage=storage) as index:
+        expected = {
+            (e.backend, e.storage): e.disk_bytes
+            for e in estimates(passages[:128], encoded.select(slice(0, 128)), count)
+        }
+        for backend, storage in expected:
+            folder = tmp_path / f"{backend} {storage}"
+            with Index.create(folder, encoded, backend=backend, storage=storage, sample=encoded) as index:
                 index.add_representations(passages, encoded)
-            with Index.open(tmp_path / str(storage)) as index:
-                assert 0.4 < index.stats().disk_bytes / expected[storage] < 2
+            with Index.open(folder) as index:
+                assert 0.75 < index.stats().disk_bytes / expected[backend, storage] < 1.33, folder.name

@@ -8,7 +8,7 @@ import qdrant_edge as qe
 
 from diffretriever.corpus import Passage
 from diffretriever.errors import IndexFormatError, InputError
-from diffretriever.index import Index
+from diffretriever.index import Calibration, Index, Recall
 from tests.index.hashing import HashEncoder, random_representations
 
 COUNT = 1500
@@ -31,7 +31,7 @@ def test_an_approximate_search_says_so_and_finds_most(index):
     queries = random_representations(20, seed=6, slots=(3, 4))
     for mode in ("multi", "single", "hybrid"):
         exact = index.search_batch(queries, 10, mode, exact=True)
-        fast = index.search_batch(queries, 10, mode, exact=False)
+        fast = index.search_batch(queries, 10, mode, exact=False, recall=0.8)
         assert all(hit.exact for hits in exact for hit in hits)
         assert not any(hit.exact for hits in fast for hit in hits)
         found = np.mean([len(set(ids(a)) & set(ids(b))) / 10 for a, b in zip(exact, fast, strict=True)])
@@ -45,7 +45,7 @@ def test_an_approximate_search_says_so_and_finds_most(index):
 
 def test_an_approximate_search_keeps_to_its_filter(index):
     query = random_representations(1, seed=7, slots=(4, 4))
-    hits = index.search(query, 50, "multi", exact=False, where="half=1")
+    hits = index.search(query, 50, "multi", exact=False, recall=0.5, where="half=1")
     assert len(hits) == 50
     assert {hit.metadata["half"] for hit in hits} == {1}
 
@@ -55,7 +55,7 @@ def test_the_size_decides_when_nobody_else_does(index, monkeypatch):
     assert index.search(query, 1, "multi")[0].exact
     monkeypatch.setattr("diffretriever.index.edge.store.EXACT_MULTI_WORK", COUNT * 16)
     monkeypatch.setattr("diffretriever.index.edge.store.EXACT_SINGLE_WORK", COUNT * 16 - 1)
-    assert not index.search(query, 1, "multi")[0].exact
+    assert not index.search(query, 1, "multi", recall=0.8)[0].exact
     assert not index.search(query, 1, "single")[0].exact
     monkeypatch.setattr("diffretriever.index.edge.store.EXACT_SINGLE_WORK", COUNT * 16)
     assert index.search(query, 1, "single")[0].exact
@@ -116,13 +116,13 @@ def test_names_are_read_once_and_forgotten_when_many(index, monkeypatch):
 
 
 def test_what_the_terms_find_gets_its_dense_score_though_the_graph_overlooked_it(index, monkeypatch):
-    monkeypatch.setattr("diffretriever.index.edge.store.CANDIDATES", 20)
-    monkeypatch.setattr("diffretriever.index.edge.store.CANDIDATES_PER_HIT", 1)
+    shallow = Calibration(COUNT, 1, (Recall(20, 20, 0.5, 0.0, 1.0),))
+    monkeypatch.setattr(index, "current_calibration", lambda: shallow)
     queries = random_representations(10, seed=11, slots=(3, 4), terms=6)
     exact = index.search_batch(queries, COUNT, "multi", exact=True)
     known = [{hit.passage_id: hit.score for hit in hits} for hits in exact]
-    lists = index.search_batch(queries, 20, depth=20, exact=False)
-    multi = index.search_batch(queries, 20, "multi", exact=False)
+    lists = index.search_batch(queries, 20, depth=20, exact=False, recall=0.5)
+    multi = index.search_batch(queries, 20, "multi", exact=False, recall=0.5)
     sparse = index.search_batch(queries, 20, "sparse")
     completed = 0
     for hits, scores, dense, terms in zip(lists, known, multi, sparse, strict=True):

@@ -9,17 +9,22 @@ import pytest
 
 from diffretriever.corpus import Passage
 from diffretriever.errors import IndexFormatError, InputError
-from diffretriever.index import Index, Storage
+from diffretriever.index import Index, Manifest, Storage
+from diffretriever.index.storage.coarse import coarse_width, pack, unpack
 from diffretriever.index.storage.compression import drop_redundant, fit_projection
 from tests.index.hashing import HashEncoder, random_representations
 
 COUNT = 1200
 STORAGES = [
-    ("edge", Storage("int8")),
-    ("edge", Storage("binary")),
+    ("edge", Storage(codes="int8")),
+    ("edge", Storage(codes="binary")),
+    ("edge", Storage(codes="int8", pca=8)),
+    ("exact", Storage("int8")),
+    ("exact", Storage("binary")),
+    ("exact", Storage("int8", pca=8, drop=0.5)),
     ("edge", Storage("float16", pca=8)),
     ("exact", Storage("float32", pca=8)),
-    ("edge", Storage("int8", drop=0.5)),
+    ("edge", Storage(codes="int8", drop=0.5)),
     ("exact", Storage("float16", drop=0.5)),
 ]
 
@@ -69,21 +74,23 @@ def test_what_is_lost_is_bounded(index, passages):
     storage = index.manifest.storage
     scores, tops = best(passages, queries, 20)
     bound = 4 * np.sqrt(2 - 2 * storage.drop) if storage.drop else 2e-3
+    if storage.is_coarse:  # a product with a unit vector changes by no more than the vector does
+        bound += 4 * np.linalg.norm(unpack(pack(passages.dense, storage.dtype), 16) - passages.dense, axis=1).max()
     hits = index.search_batch(queries, COUNT, "multi", exact=True)
     if storage.pca is None:
         for q, found in enumerate(hits):
             assert max(abs(hit.score - scores[q, int(hit.passage_id[1:])]) for hit in found) <= bound
-    if storage.pca is None and storage.drop is None:  # ranked by the float16 vectors: as without codes
+    if storage == Storage(codes=storage.codes):  # ranked by the float16 vectors: as without codes
         for found, top in zip(hits, tops, strict=True):
             assert len({hit.passage_id for hit in found[:20]} & top) >= 19
 
 
 def test_codes_choose_and_vectors_score(index, passages):
-    if not index.manifest.storage.has_codes:
+    if index.manifest.storage.codes is None:
         pytest.skip("no codes")
     queries = random_representations(20, seed=3, slots=(4, 4))
     exact = index.search_batch(queries, 10, "multi", exact=True)
-    fast = index.search_batch(queries, 10, "multi")
+    fast = index.search_batch(queries, 10, "multi", recall=0.7)
     known = [
         {hit.passage_id: hit.score for hit in hits} for hits in index.search_batch(queries, 300, "multi", exact=True)
     ]
@@ -94,7 +101,7 @@ def test_codes_choose_and_vectors_score(index, passages):
             assert not hit.exact
             assert hit.score == pytest.approx(scores.get(hit.passage_id, hit.score), abs=1e-6)
     # Of 16 random signs binary codes say little; scores must be right whatever they choose.
-    assert shared / 200 > (0.6 if index.manifest.storage.dtype == "binary" else 0.9)
+    assert shared / 200 > (0.6 if index.manifest.storage.codes == "binary" else 0.9)
 
 
 def test_everything_else_is_kept(index, passages):
@@ -117,6 +124,57 @@ def test_a_projection_keeps_the_products_of_what_it_was_fitted_on():
     np.testing.assert_array_equal(projection, fit_projection(flat, 5))
     with pytest.raises(InputError, match="4 vectors are too few to find 5 principal components"):
         fit_projection(flat[:4], 5)
+
+
+@pytest.mark.parametrize("form", ["int8", "binary"])
+def test_coarse_vectors_are_fixed_points(form):
+    rng = np.random.default_rng(3)
+    vectors = np.concatenate([random_representations(200, dim=19).dense, rng.standard_normal((50, 19)) * 1e-3])
+    vectors = np.concatenate([vectors, np.zeros((1, 19))]).astype(np.float32)
+    packed = pack(vectors, form)
+    assert packed.codes.shape == (len(vectors), coarse_width(form, 19))
+    once = unpack(packed, 19)
+    again = pack(once, form)
+    np.testing.assert_array_equal(again.codes, packed.codes)
+    np.testing.assert_array_equal(
+        again.scales, packed.scales if form == "binary" else np.where(once.any(1), packed.scales, 1)
+    )
+    np.testing.assert_array_equal(unpack(again, 19), once)
+    if form == "int8":
+        assert (abs(once - vectors) <= packed.scales[:, None] * 0.5001).all()
+    else:
+        np.testing.assert_allclose((once * vectors).sum(1), np.square(vectors).sum(1), rtol=1e-5)
+
+
+def test_coarse_vectors_take_the_space_they_say(tmp_path):
+    passages = random_representations(300, dim=256, slots=(6, 6), terms=2)
+    sizes = {}
+    for dtype in ("float16", "int8", "binary"):
+        with Index.create(tmp_path / dtype, passages, backend="exact", storage=dtype) as index:
+            index.add_representations([Passage(f"p{i}", "") for i in range(300)], passages)
+            index.delete("p3")
+            index.add_representations([Passage("p4", "new")], passages.select([4]))
+            assert index.check().is_whole
+            sizes[dtype] = sum(
+                f.stat().st_size for f in (tmp_path / dtype).rglob("*.npy") if f.stem in ("dense", "scales")
+            )
+    vectors = 301 * 6
+    assert sizes["float16"] == pytest.approx(vectors * 512, abs=300)
+    assert sizes["int8"] == pytest.approx(vectors * 260, abs=600)
+    assert sizes["binary"] == pytest.approx(vectors * 36, abs=600)
+
+
+def test_a_manifest_of_the_first_version_is_read(tmp_path):
+    passages = random_representations(3)
+    with Index.create(tmp_path, passages, storage=Storage(codes="binary")) as index:
+        about = index.manifest.to_mapping()
+    storage = {"dtype": "binary", "pca": None, "drop": None}
+    old = Manifest.from_mapping({**about, "format_version": 1, "storage": storage}, "old")
+    assert old.storage == Storage(codes="binary")
+    storage["dtype"] = "float32"
+    assert Manifest.from_mapping({**about, "format_version": 1, "storage": storage}, "old").storage == Storage(
+        "float32"
+    )
 
 
 def test_redundant_slots_are_those_close_to_an_earlier_kept_one():
@@ -161,10 +219,11 @@ def test_a_projection_belongs_to_its_index(tmp_path, passages):
     ("storage", "backend", "message"),
     [
         ("int4", "edge", "storage must be one of float32, float16, int8, binary, got 'int4'"),
-        ("int8", "exact", "needs the edge backend"),
+        ("int8", "edge", "needs the exact backend; edge keeps"),
+        (Storage(codes="int8"), "exact", "codes need the edge backend"),
+        (Storage(codes="int4"), "edge", "codes must be one of int8, binary, got 'int4'"),
         (Storage(pca=16), "edge", "pca must be 1 to 15"),
         (Storage(pca=8), "edge", "0 vectors are too few"),
-        (Storage("int8", pca=8), "edge", "pca goes with float16 or float32"),
         (Storage(drop=1.5), "edge", "drop is a cosine"),
     ],
 )

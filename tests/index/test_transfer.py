@@ -270,16 +270,30 @@ def test_places_that_cannot_be_copied_to_or_from(tmp_path, server):
 
 
 def test_codes_stay_with_the_embedded_engine(tmp_path, server):
-    source = fill(tmp_path / "a", "edge", storage="int8")
-    for target, storage in ((server.url("c"), "float16"), (tmp_path / "exact", "float16"), (tmp_path / "edge", "int8")):
+    source = fill(tmp_path / "a", "edge", storage=Storage(codes="int8"))
+    for target, codes in ((server.url("c"), None), (tmp_path / "exact", None), (tmp_path / "edge", "int8")):
         backend = "exact" if target == tmp_path / "exact" else None
         assert copy_index(source, target, backend=backend).complete
         assert contents(target) == contents(source)
         with Index.open(target) as index:
-            assert index.manifest.storage == Storage(storage)
+            assert index.manifest.storage == Storage(codes=codes)
     assert copy_index(server.url("c"), tmp_path / "edge").unchanged == 32
-    with pytest.raises(InputError, match="needs the edge backend; cluster keeps"):
-        Index.create(server.url("d"), HashEncoder(), storage="int8")
+    with pytest.raises(InputError, match="codes need the edge backend; cluster has none"):
+        Index.create(server.url("d"), HashEncoder(), storage=Storage(codes="int8"))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "binary"])
+def test_coarse_vectors_are_copied_where_they_can_be_kept(tmp_path, server, dtype):
+    source = fill(tmp_path / "a", "exact", storage=dtype)
+    assert copy_index(source, tmp_path / "b").complete
+    assert contents(tmp_path / "b") == contents(source)
+    with Index.open(tmp_path / "b") as index:
+        assert (index.manifest.backend, index.manifest.storage) == ("exact", Storage(dtype))
+        assert index.check().is_whole
+    for target, backend in ((server.url("c"), None), (tmp_path / "c", "edge")):
+        with pytest.raises(InputError, match=f"storage '{dtype}' needs the exact backend"):
+            copy_index(source, target, backend=backend)
+    assert not server.engine.collection_exists("c")
 
 
 def test_projections_and_dropped_slots_go_along(tmp_path, server, monkeypatch):

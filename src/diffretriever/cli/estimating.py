@@ -17,14 +17,18 @@ if TYPE_CHECKING:
     from diffretriever.corpus import Passage
     from diffretriever.encoder import Encoder
     from diffretriever.index import Storage
+    from diffretriever.index.manifest import Backend
     from diffretriever.representations import Representations
 
 #: Passages encoded for an estimate, after a few that only warm the machine up.
 _SAMPLE, _SMALL_SAMPLE, _WARM_UP = 128, 32, 8
-#: What the engine writes beside the data: its write-ahead log and files reserved in advance, measured.
-_FIXED_BYTES, _OVERHEAD = 20_000_000, 1.1
+#: What the engine writes beside the data, measured: files reserved in advance, and its write-ahead log, which keeps the
+#: last writes, in single precision, up to a limit.
+_OVERHEAD, _LOG_BYTES = 1.1, 48_000_000
 #: Bytes of a passage's links in the graph of pooled vectors and in the id tables.
 _LINKS = 250
+#: Bytes of a passage beside its vectors, terms and texts: its id, digests, metadata and where its parts begin.
+_EDGE_KEYS, _EXACT_KEYS = 200, 70
 
 
 @dataclass(frozen=True)
@@ -32,11 +36,13 @@ class Estimate:
     """What an index of one storage will need.
 
     Attributes:
+        backend: its engine.
         storage: in what form vectors are kept.
         disk_bytes: its size on disk.
         memory_bytes: memory that searching it at full speed takes, page cache included.
     """
 
+    backend: Backend
     storage: Storage
     disk_bytes: float
     memory_bytes: float
@@ -55,10 +61,10 @@ def estimate_index(encoder: Encoder, passages: Iterable[Passage], found: Survey,
 
     sample = _spread(passages, found.passages, _SAMPLE)
     encoded, per_work = _timed(encoder, sample, words=words)
-    table = Table("storage", "disk", "memory", "per passage", title_justify="left")
+    table = Table("backend", "storage", "disk", "memory", "per passage", title_justify="left")
     for row in estimates(sample, encoded, found.passages):
         each = size_text(row.disk_bytes / max(1, found.passages))
-        table.add_row(str(row.storage), size_text(row.disk_bytes), size_text(row.memory_bytes), each)
+        table.add_row(row.backend, str(row.storage), size_text(row.disk_bytes), size_text(row.memory_bytes), each)
     show(table)
     message(
         f"{found.passages:,} passages, about {time_text(per_work * found.work)} to encode; from a sample of "
@@ -68,30 +74,40 @@ def estimate_index(encoder: Encoder, passages: Iterable[Passage], found: Survey,
 
 
 def estimates(sample: Sequence[Passage], encoded: Representations, count: int) -> list[Estimate]:
-    """Return the estimates of an edge index of `count` passages such as those of a sample, one per storage."""
-    from diffretriever.index import Storage
-    from diffretriever.index.storage.compression import drop_redundant
-
-    storages = [Storage("float32"), Storage("float16"), Storage("int8"), Storage("binary"), Storage(drop=0.95)]
-    if encoded.dim >= 8:
-        storages.append(Storage(pca=encoded.dim // 4))
-    terms = encoded.sparse.nnz / len(sample)
-    texts = sum(len(p.text.encode()) + len(p.title.encode()) + 200 for p in sample) / len(sample)
+    """Return the estimates of an index of `count` passages such as those of a sample, one per way to keep them."""
+    texts = sum(len(p.text.encode()) + len(p.title.encode()) + len(p.passage_id) for p in sample) / len(sample)
     if encoded.words is not None:
         texts += 30 * encoded.words.ids.size / len(sample)
+    from diffretriever.index.storage.compression import drop_redundant
+
     rows = []
-    for storage in storages:
+    for backend, storage in _choices(encoded.dim):
         kept = encoded if storage.drop is None else drop_redundant(encoded, storage.drop)
-        width = storage.width(encoded.dim)
-        number = 4 if storage.precision == "float32" else 2
+        slots, terms = len(kept.dense) / len(sample), encoded.sparse.nnz / len(sample)
+        pooled = (4 if storage.precision == "float32" else 2) * storage.width(encoded.dim)
+        if backend == "exact":
+            disk = slots * storage.vector_bytes(encoded.dim) + pooled + 8 * terms + texts + _EXACT_KEYS
+            # The inverted index is made when first asked for, beside the terms.
+            rows.append(Estimate(backend, storage, count * disk, count * (disk + 8 * terms - texts)))
+            continue
         # One more vector per passage: the zero vector that keeps similarities from counting below 0.
-        slots = len(kept.dense) / len(sample) + 1
-        vectors, pooled = slots * width * number, width * number
-        codes = slots * width * {"int8": 1.0, "binary": 0.125}.get(storage.dtype, 0.0)
-        disk = vectors + codes + pooled + 16 * terms + texts
+        vectors, codes = ((slots + 1) * f(encoded.dim) for f in (storage.vector_bytes, storage.code_bytes))
+        disk = vectors + pooled + 16 * terms + texts + _EDGE_KEYS
         memory = (codes or vectors) + pooled + 8 * terms + _LINKS
-        rows.append(Estimate(storage, _FIXED_BYTES + _OVERHEAD * count * disk, count * memory))
+        log = min(_LOG_BYTES, 4 * count * (slots + 1) * storage.width(encoded.dim))
+        rows.append(Estimate(backend, storage, log + _OVERHEAD * count * disk, count * memory))
     return rows
+
+
+def _choices(dim: int) -> list[tuple[Backend, Storage]]:
+    from diffretriever.index import Storage
+
+    quarter = max(1, dim // 4)
+    edge = [Storage("float32"), Storage(), Storage(codes="int8"), Storage(codes="binary"), Storage(drop=0.95)]
+    if dim >= 8:
+        edge += [Storage(pca=2 * quarter), Storage(pca=quarter)]
+    exact = [Storage("float32"), Storage(), Storage("int8"), Storage("binary")]
+    return [*(("edge", storage) for storage in edge), *(("exact", storage) for storage in exact)]
 
 
 class EncodingEstimate(NamedTuple):

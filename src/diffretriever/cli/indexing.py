@@ -51,6 +51,7 @@ def index(
     overwrite: opt.Overwrite = False,
     backend: BackendOption = Backend.EDGE,
     storage: opt.StorageOption = opt.StorageDtype.FLOAT16,
+    codes: opt.CodesOption = None,
     pca: opt.Pca = None,
     drop: opt.Drop = None,
     durable: opt.Durable = False,
@@ -73,7 +74,7 @@ def index(
 
     if out is None and not estimate:
         raise typer.BadParameter("give the folder of the new index as --out DIR, or --estimate")
-    chosen = Storage(storage.value, pca, drop)
+    chosen = Storage(storage.value, None if codes is None else codes.value, pca, drop)
     named = system and system.value
     choice = ModelOptions(
         model, device, dtype, batch_tokens, query_slots, passage_slots, prompt, protocol, readout, steps, named
@@ -195,6 +196,14 @@ def closing(opened: Index) -> Iterator[Index]:
             opened.close()
 
 
+def _calibrate(index: Index) -> None:
+    """Measure how deep approximate searches must go, where searches of an index in a folder will be approximate."""
+    slots = index.manifest.provenance.query_slots
+    if isinstance(index.stats().path, Path) and index.is_approximate(slots):
+        with uninterrupted():
+            index.current_calibration()
+
+
 def _fill(
     target: Index,
     encoder: Encoder,
@@ -212,4 +221,5 @@ def _fill(
     except KeyboardInterrupt:
         message(f"stopped: {folder} holds {len(target):,} passages and can be searched; the same command goes on")
         raise typer.Exit(130) from None
+    _calibrate(target)
     message(f"indexed {count:,} passages in {time_text(time.monotonic() - started)}; {folder} holds {len(target):,}")

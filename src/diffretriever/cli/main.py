@@ -76,6 +76,7 @@ def _register() -> None:
         evaluating,
         explaining,
         indexing,
+        recalling,
         searching,
         timing,
         transferring,
@@ -88,6 +89,7 @@ def _register() -> None:
     app.command("delete")(indexing.delete)
     app.command("info")(indexing.info)
     app.command("check")(checking.check)
+    app.command("recall")(recalling.recall)
     app.command("copy")(transferring.copy)
     app.command("push")(transferring.push)
     app.command("pull")(transferring.pull)

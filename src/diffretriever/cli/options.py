@@ -44,6 +44,13 @@ class StorageDtype(str, Enum):
     BINARY = "binary"
 
 
+class CodesDtype(str, Enum):
+    """Codes that choose candidates."""
+
+    INT8 = "int8"
+    BINARY = "binary"
+
+
 class OnError(str, Enum):
     """What to do with a bad line of the input."""
 
@@ -97,8 +104,16 @@ StorageOption = Annotated[
     StorageDtype,
     typer.Option(
         "--storage",
-        help="Numbers that vectors are stored as; int8 and binary are held in memory and choose candidates for "
-        "float16 vectors left on disk.",
+        help="Numbers that vectors are kept as; int8 and binary, coarse, with --backend exact.",
+        rich_help_panel=_STORAGE,
+    ),
+]
+CodesOption = Annotated[
+    CodesDtype | None,
+    typer.Option(
+        "--codes",
+        help="Codes held in memory beside the vectors: they choose candidates for the vectors left on disk.",
+        show_default=False,
         rich_help_panel=_STORAGE,
     ),
 ]
@@ -248,6 +263,25 @@ Where = Annotated[
         metavar="CONDITION",
         help="Only passages whose metadata meet this, such as year>=2020, lang=en or tags=physics; may be repeated.",
         show_default=False,
+        rich_help_panel=_SEARCH,
+    ),
+]
+Exact = Annotated[
+    bool | None,
+    typer.Option(
+        "--exact/--approximate",
+        help="Compare with every passage, or not; by default as the size commands.",
+        show_default=False,
+        rich_help_panel=_SEARCH,
+    ),
+]
+WantedRecall = Annotated[
+    float,
+    typer.Option(
+        "--recall",
+        min=0.01,
+        max=1.0,
+        help="Share of the truly best passages that an approximate search should find.",
         rich_help_panel=_SEARCH,
     ),
 ]

@@ -37,6 +37,7 @@ def _hit_json(hit: Hit) -> dict[str, object]:
         "score": hit.score,
         "dense": hit.dense,
         "sparse": hit.sparse,
+        "exact": hit.exact,
         "title": hit.title,
         "text": hit.text,
         "metadata": hit.metadata,

@@ -45,18 +45,15 @@ def search(
     alpha: opt.Alpha = 0.5,
     fusion: opt.Fusion = opt.FusionMethod.MINMAX,
     where: opt.Where = None,
+    exact: opt.Exact = None,
+    recall: opt.WantedRecall = 0.95,
     model: opt.RecordedModel = None,
     device: opt.Device = None,
     dtype: opt.Dtype = None,
     prompt: opt.RecordedPrompt = None,
 ) -> None:
     """Search an index, by one QUESTION or by a file of queries."""
-    if (question is None) == (queries is None):
-        raise typer.BadParameter("give either a QUESTION or --queries FILE")
-    if queries is not None and run is None and not as_json:
-        raise typer.BadParameter("--queries needs --run FILE or --json")
-    if run is not None and queries is None:
-        raise typer.BadParameter("--run needs --queries FILE")
+    _check_usage(question, queries, run, as_json=as_json)
     from diffretriever.corpus import Query, read_queries
     from diffretriever.index import Index
 
@@ -69,7 +66,9 @@ def search(
         chosen: Mode = mode.value if mode else usual
 
         def answer(encoded: Representations) -> list[list[Hit]]:
-            return index.search_batch(encoded, k=k, mode=chosen, alpha=alpha, fusion=fusion.value, where=condition)
+            return index.search_batch(
+                encoded, k, chosen, alpha=alpha, fusion=fusion.value, where=condition, exact=exact, recall=recall
+            )
 
         if queries is None:
             encoded = encoder.encode_queries([question or ""], words=words)
@@ -84,6 +83,15 @@ def search(
                 results += answer(encoder.encode_queries([query.text for query in chunk]))
                 advance(len(chunk))
     _write(asked, results, run, tag, as_json=as_json)
+
+
+def _check_usage(question: str | None, queries: Path | None, run: Path | None, *, as_json: bool) -> None:
+    if (question is None) == (queries is None):
+        raise typer.BadParameter("give either a QUESTION or --queries FILE")
+    if queries is not None and run is None and not as_json:
+        raise typer.BadParameter("--queries needs --run FILE or --json")
+    if run is not None and queries is None:
+        raise typer.BadParameter("--run needs --queries FILE")
 
 
 def parse_conditions(where: Sequence[str] | None) -> Filter | None:
@@ -104,6 +112,8 @@ def _show_answer(question: str, hits: list[Hit], encoded: Representations, *, as
         message("no passage found")
         return
     show(hits_table(hits))
+    if not hits[0].exact:
+        message("approximate: not every passage was compared; --exact compares them all")
 
 
 def _write(

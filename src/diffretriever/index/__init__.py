@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from diffretriever.index.calibration import Calibration, Recall
 from diffretriever.index.filters import AllOf, AnyOf, Equals, Filter, Not, OneOf, Range, parse_filter
 from diffretriever.index.hit import Hit
 from diffretriever.index.index import Index
@@ -16,6 +17,7 @@ from diffretriever.index.transfer import Transfer, copy_index
 __all__ = [
     "AllOf",
     "AnyOf",
+    "Calibration",
     "CheckReport",
     "Equals",
     "Filter",
@@ -27,6 +29,7 @@ __all__ = [
     "Not",
     "OneOf",
     "Range",
+    "Recall",
     "Storage",
     "Store",
     "StoredPassage",

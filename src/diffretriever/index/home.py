@@ -31,6 +31,14 @@ class IndexHome(Protocol):
         """The open engine."""
         ...
 
+    def read_note(self, name: str) -> str | None:
+        """Return a small text kept with the index; None if there is none of that name."""
+        ...
+
+    def write_note(self, name: str, text: str) -> None:
+        """Keep a small text with the index, in place of one of the same name."""
+        ...
+
     def close(self) -> None:
         """Close the store and let others use the place."""
         ...

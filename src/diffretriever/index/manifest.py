@@ -16,7 +16,7 @@ from diffretriever.representations import Provenance, Representations
 
 MANIFEST_FILE = "manifest.json"
 FORMAT = "diffretriever-index"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 Backend = Literal["edge", "exact", "cluster"]
 
@@ -124,7 +124,7 @@ def _parse(about: dict[str, object], where: Path | str) -> Manifest:
         given = cast(dict[str, object], about["provenance"])
         # A field of a later release of the same format is not known here, and one of an earlier is not there.
         provenance = Provenance(**{f.name: given[f.name] for f in fields(Provenance) if f.name in given})  # type: ignore[arg-type]
-        backend, storage = about["backend"], Storage.from_mapping(about["storage"])
+        backend, storage = about["backend"], Storage.from_mapping(_storage(about))
         if backend not in get_args(Backend):
             raise ValueError(f"backend {backend!r} is not known")
         dim, vocabulary_size = about["dim"], about["vocabulary_size"]
@@ -134,6 +134,16 @@ def _parse(about: dict[str, object], where: Path | str) -> Manifest:
         raise IndexFormatError(f"{where} is damaged ({error}); restore it from a copy or rebuild the index") from error
     projection = str(about.get("projection", ""))
     return Manifest(cast(Backend, backend), storage, dim, vocabulary_size, provenance, projection)
+
+
+def _storage(about: Mapping[str, object]) -> object:
+    """Return what a manifest says of the storage in the words of the present version."""
+    given = about["storage"]
+    if not isinstance(given, Mapping) or "codes" in given:
+        return given
+    # Version 1 named the codes in place of the float16 vectors that they stand beside.
+    old = given["dtype"]
+    return {**given, "dtype": "float16", "codes": old} if old in ("int8", "binary") else {**given, "codes": None}
 
 
 def _checksum(about: Mapping[str, object]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +14,7 @@ from typing_extensions import Self
 from diffretriever.encoder import Encoder
 from diffretriever.errors import InputError, PassageNotFoundError
 from diffretriever.fusion import DEPTH, FusionName
+from diffretriever.index.calibration import CALIBRATION_NOTE, RECALL, Calibration, Recall
 from diffretriever.index.filters import Filter, parse_filter
 from diffretriever.index.folder.folder import IndexFolder
 from diffretriever.index.hit import Hit
@@ -20,6 +22,7 @@ from diffretriever.index.home import IndexHome
 from diffretriever.index.integrity.checking import checksum_of
 from diffretriever.index.integrity.checks import check_finite, check_id
 from diffretriever.index.manifest import Manifest
+from diffretriever.index.recall import calibrate, measure
 from diffretriever.index.searching import Mode, SearchOptions, search_store
 from diffretriever.index.stats import IndexStats, disk_bytes
 from diffretriever.index.storage.codec import Codec
@@ -47,6 +50,7 @@ class IndexReader:
         self._open_store: Store | None = store
         self._codec = codec or Codec(manifest.storage)
         self._durable = durable
+        self._calibration: Calibration | None = None
 
     def get(self, passage_id: str) -> StoredPassage:
         """Return a passage with its representations.
@@ -71,6 +75,7 @@ class IndexReader:
         depth: int = DEPTH,
         dense: Literal["multi", "single"] = "multi",
         exact: bool | None = None,
+        recall: float = RECALL,
     ) -> list[Hit]:
         """Return the best passages for one query, best first.
 
@@ -85,6 +90,7 @@ class IndexReader:
             depth: length of the rankings that are fused.
             dense: the dense side of hybrid mode.
             exact: True compares with every passage, False may approximate, None decides by the size of the index.
+            recall: share of the truly best passages that an approximate MaxSim ranking should find; see `calibrate`.
 
         Raises:
             InputError: an option is out of range, or a text is given and the index was opened without an encoder.
@@ -94,7 +100,16 @@ class IndexReader:
             raise InputError(f"search takes one query, got {len(query)}; use search_batch")
         queries = [query] if isinstance(query, str) else query
         return self.search_batch(
-            queries, k, mode, alpha=alpha, fusion=fusion, where=where, depth=depth, dense=dense, exact=exact
+            queries,
+            k,
+            mode,
+            alpha=alpha,
+            fusion=fusion,
+            where=where,
+            depth=depth,
+            dense=dense,
+            exact=exact,
+            recall=recall,
         )[0]
 
     def search_batch(
@@ -109,24 +124,62 @@ class IndexReader:
         depth: int = DEPTH,
         dense: Literal["multi", "single"] = "multi",
         exact: bool | None = None,
+        recall: float = RECALL,
     ) -> list[list[Hit]]:
         """Return the best passages for each query; arguments and errors as in `search`."""
         condition = parse_filter(where) if isinstance(where, str) else where
-        options = SearchOptions(k, mode, alpha, fusion, condition, depth, dense, exact)
+        options = SearchOptions(k, mode, alpha, fusion, condition, depth, dense, exact, recall)
         options.check(self.manifest)
         store = self._store
         if not isinstance(queries, Representations):
             if isinstance(queries, str):
                 raise InputError("search_batch takes a list of queries, got one text; use search")
             queries = self._encoder("searching with text").encode_queries(list(queries))
-        self.manifest.check(queries, "queries")
-        check_finite(queries, [f"query number {i + 1}" for i in range(len(queries))])
-        return search_store(store, self._codec.queries(queries), options)
+        return search_store(store, self._compared(queries), options, self.current_calibration)
 
     def comparable(self, queries: Representations) -> Representations:
         """Return queries with the numbers that the index compares; products with `get` give the scores of a search."""
-        self.manifest.check(queries, "queries")
-        return self._codec.restored(self._codec.queries(queries))
+        return self._codec.restored(self._compared(queries))
+
+    def calibrate(self) -> Calibration:
+        """Measure how many candidates an approximate search must score for which recall, and keep that with the index.
+
+        The queries are made of the index's own passages. A search of a folder does this by itself when it must
+        approximate and nothing was measured yet, or the index has since grown or shrunk by half; on a server, where it
+        takes longer, it is done when asked for. Building by the command line does it at the end.
+        """
+        made = calibrate(self._store, self.manifest)
+        self._calibration = made
+        if self._home is not None:
+            with suppress(OSError):  # a folder that is read-only
+                self._home.write_note(CALIBRATION_NOTE, made.to_json())
+        return made
+
+    def recalls(self, queries: Sequence[str] | Representations, lengths: Sequence[int] = (10, 100)) -> list[Recall]:
+        """Return what approximate searches of several depths find for some queries, against comparing with everything.
+
+        Args:
+            queries: texts, or representations.
+            lengths: lengths of the rankings that are compared.
+        """
+        if not isinstance(queries, Representations):
+            queries = self._encoder("searching with text").encode_queries(list(queries))
+        return list(measure(self._store, self._compared(queries), lengths))
+
+    def is_approximate(self, query_slots: int) -> bool:
+        """Return whether MaxSim searches by queries of so many vectors approximate where the caller does not say."""
+        return self._store.approximates("multi", query_slots)
+
+    def current_calibration(self) -> Calibration | None:
+        """Return what was measured of approximate searches; measured now where need be, but never on a server."""
+        if self._calibration is None and self._home is not None:
+            note = self._home.read_note(CALIBRATION_NOTE)
+            self._calibration = None if note is None else Calibration.from_json(note)
+        if not isinstance(self._home, IndexFolder):
+            return self._calibration
+        if self._calibration is None or not self._calibration.fits(len(self)):
+            return self.calibrate()
+        return self._calibration
 
     def checksum(self) -> str:
         """Return a checksum of everything the index holds; equal for equal indexes, whatever engine keeps them."""
@@ -178,6 +231,12 @@ class IndexReader:
 
     def __contains__(self, passage_id: object) -> bool:
         return isinstance(passage_id, str) and not self._missing([passage_id])
+
+    def _compared(self, queries: Representations) -> Representations:
+        """Return queries as the store compares them."""
+        self.manifest.check(queries, "queries")
+        check_finite(queries, [f"query number {i + 1}" for i in range(len(queries))])
+        return self._codec.queries(queries)
 
     @property
     def _store(self) -> Store:

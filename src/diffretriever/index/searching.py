@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import numpy as np
+
 from diffretriever.errors import InputError
 from diffretriever.fusion import FusionName, Ranking, fuse
+from diffretriever.index.calibration import RECALL, Calibration
 from diffretriever.index.filters import Filter
 from diffretriever.index.hit import Hit
 from diffretriever.index.manifest import Manifest
@@ -30,6 +33,7 @@ class SearchOptions:
     depth: int
     dense: DenseMode
     exact: bool | None
+    recall: float = RECALL
 
     def check(self, manifest: Manifest) -> None:
         """Raise InputError when an option is out of range or the index lacks what the mode compares."""
@@ -41,6 +45,8 @@ class SearchOptions:
             raise InputError(f"fusion must be 'minmax' or 'rrf', got {self.fusion!r}")
         if self.k < 1 or self.depth < 1:
             raise InputError(f"k and depth must be at least 1, got k={self.k} and depth={self.depth}")
+        if not 0.0 < self.recall <= 1.0:
+            raise InputError(f"recall must lie above 0 and be at most 1, got {self.recall}")
         if not 0.0 <= self.alpha <= 1.0:
             raise InputError(f"alpha must lie between 0 (sparse only) and 1 (dense only), got {self.alpha}")
         if self.mode != "sparse" and manifest.dim == 0:
@@ -58,22 +64,28 @@ class _Result:
     sparse: Ranking | None
 
 
-def search_store(store: Store, queries: Representations, options: SearchOptions) -> list[list[Hit]]:
+#: Gives the calibration of an index; None where there is none and none can be made.
+Calibrate = Callable[[], Calibration | None]
+
+
+def search_store(
+    store: Store, queries: Representations, options: SearchOptions, calibrate: Calibrate
+) -> list[list[Hit]]:
     """Return the hits of each query, best first."""
-    return [_hits(store, result, options.k) for result in _results(store, queries, options)]
+    return [_hits(store, result, options.k) for result in _results(store, queries, options, calibrate)]
 
 
-def _results(store: Store, queries: Representations, options: SearchOptions) -> list[_Result]:
+def _results(store: Store, queries: Representations, options: SearchOptions, calibrate: Calibrate) -> list[_Result]:
     where, exact = options.where, options.exact
     if options.mode == "sparse":
         rankings = store.search(queries, "sparse", options.k, where=where, exact=exact)
         return [_Result(r, None, r) for r in rankings]
     if options.mode != "hybrid":
-        rankings = store.search(queries, options.mode, options.k, where=where, exact=exact)
+        rankings = _dense(store, queries, options.mode, options.k, options, calibrate)
         return [_Result(r, r, None) for r in rankings]
     # A hit must be able to come from either ranking alone.
     depth = max(options.depth, options.k)
-    dense = store.search(queries, options.dense, depth, where=where, exact=exact)
+    dense = _dense(store, queries, options.dense, depth, options, calibrate)
     sparse = store.search(queries, "sparse", depth, where=where, exact=exact)
     dense = [
         _completed(store, queries.select([i]), d, s, options, depth)
@@ -83,6 +95,19 @@ def _results(store: Store, queries: Representations, options: SearchOptions) -> 
         _Result(fuse(d, s, method=options.fusion, alpha=options.alpha, depth=depth), d, s)
         for d, s in zip(dense, sparse, strict=True)
     ]
+
+
+def _dense(
+    store: Store, queries: Representations, mode: DenseMode, k: int, options: SearchOptions, calibrate: Calibrate
+) -> list[Ranking]:
+    """Return dense rankings; where approximate ones by MaxSim will do, as deep ones as the wanted recall takes."""
+    exact, depth = options.exact, None
+    slots = int(np.diff(queries.offsets).max(initial=0))
+    if mode == "multi" and (exact is False or (exact is None and store.approximates(mode, slots))):
+        calibration = calibrate()
+        depth = calibration.depth(k, options.recall) if calibration is not None else None
+        exact = calibration is not None and depth is None
+    return store.search(queries, mode, k, where=options.where, exact=exact, depth=depth)
 
 
 def _completed(

@@ -127,6 +127,7 @@ class Store(Protocol):
         where: Filter | None,
         exact: bool | None,
         among: Sequence[str] | None = None,
+        depth: int | None = None,
     ) -> list[Ranking]:
         """Return the k best passages of each query: score descending, passage id ascending where scores are equal.
 
@@ -140,7 +141,12 @@ class Store(Protocol):
             where: condition on the metadata.
             exact: True compares with every passage, False may approximate, None lets the store choose.
             among: ids of the only passages to rank; None for all.
+            depth: candidates that an approximate "multi" search scores; None lets the store choose.
         """
+        ...
+
+    def approximates(self, mode: StoreMode, query_slots: int) -> bool:
+        """Return whether a dense search that leaves the choice to the store would approximate."""
         ...
 
     def maintain(self) -> None:

@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from diffretriever.errors import IndexMismatchError, InputError
+from diffretriever.index.cluster.location import is_cluster
 from diffretriever.index.home import backend_of, create_home, home_exists
 from diffretriever.index.index import Index
 from diffretriever.index.integrity.digests import Checksum, passage_digest
@@ -102,7 +103,7 @@ def copy_index(
     Args:
         source: folder or address of the index to copy.
         target: folder or address of the copy.
-        backend: engine of a new folder, "edge" if None.
+        backend: engine of a new folder; if None "edge", or "exact" for what only that can store.
         shards: parts that a new collection is spread over.
         replicas: copies of each part of a new collection.
         delete: remove from the target what the source does not hold.
@@ -121,9 +122,11 @@ def copy_index(
         if home_exists(target):
             new = Index.open(target)
         else:
-            kind = backend_of(target, backend)
+            coarse = old.manifest.storage.is_coarse and not is_cluster(target)
+            kind = backend_of(target, backend or ("exact" if coarse else None))
             # Codes are the embedded engine's own; what they choose candidates of is stored beside them.
             storage = old.manifest.storage if kind == "edge" else old.manifest.storage.without_codes()
+            storage.check(old.manifest.dim, kind)
             manifest = replace(old.manifest, backend=kind, storage=storage)
             codec = Codec(storage, old._codec.projection)
             home = create_home(target, manifest, overwrite=False, shards=shards, replicas=replicas, codec=codec)

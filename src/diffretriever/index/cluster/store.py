@@ -180,6 +180,7 @@ class ClusterStore:
         where: Filter | None,
         exact: bool | None,
         among: Sequence[str] | None = None,
+        depth: int | None = None,
     ) -> list[Ranking]:
         """Return the k best passages of each query; dense searches of many passages approximate by default."""
         condition = None if where is None else cluster_filter(where)
@@ -191,7 +192,8 @@ class ClusterStore:
             asks = [_sparse_ask(queries, i, condition) for i in range(len(queries))]
         else:
             storage = self._manifest.storage.precision
-            asks = [_dense_ask(queries, i, mode, k, condition, choices[i], storage) for i in range(len(queries))]
+            wanted = depth or max(CANDIDATES, CANDIDATES_PER_HIT * k)
+            asks = [_dense_ask(queries, i, mode, condition, choices[i], storage, wanted) for i in range(len(queries))]
         found = self._past_ties(k, asks)
         names = self._names_of([point for points in found for point in points])
         floor = 0.0 if mode == "sparse" else None
@@ -201,6 +203,13 @@ class ClusterStore:
             ids, scores = [names[str(point.id)] for point in kept], [point.score for point in kept]
             rankings.append(Ranking.sort(ids, scores, k=k, exact=choice, floor=floor))
         return rankings
+
+    def approximates(self, mode: StoreMode, query_slots: int) -> bool:
+        """Return whether a search is approximate by default, beyond some work per query."""
+        numbers = self._recent_size() * self._manifest.width
+        if mode == "single":
+            return numbers > EXACT_SINGLE_WORK
+        return numbers * (self._manifest.provenance.passage_slots + 1) * query_slots > EXACT_MULTI_WORK
 
     def maintain(self) -> None:
         """Do nothing: the server reorganises itself."""
@@ -264,13 +273,7 @@ class ClusterStore:
         return self._names
 
     def _is_exact(self, queries: Representations, i: int, mode: StoreMode, exact: bool | None) -> bool:
-        if exact is not None:
-            return exact
-        numbers = self._recent_size() * self._manifest.width
-        if mode == "single":
-            return numbers <= EXACT_SINGLE_WORK
-        slots = self._manifest.provenance.passage_slots + 1
-        return numbers * slots * len(queries.vectors(i)) <= EXACT_MULTI_WORK
+        return exact if exact is not None else not self.approximates(mode, len(queries.vectors(i)))
 
     def _recent_size(self) -> int:
         if self._size is None or time.monotonic() - self._size[0] > _SIZE_AGE:
@@ -313,17 +316,16 @@ def _dense_ask(
     queries: Representations,
     i: int,
     mode: StoreMode,
-    k: int,
     condition: models.Filter | None,
     exact: bool,
     storage: str,
+    wanted: int,
 ) -> _Ask | None:
     slots = queries.vectors(i)
     if len(slots) == 0:
         return None
     pooled: list[float] = queries.pooled[i].astype(storage).tolist()
     multi: list[list[float]] = slots.astype(storage).tolist()
-    wanted = max(CANDIDATES, CANDIDATES_PER_HIT * k)
 
     def ask(limit: int) -> models.QueryRequest:
         if mode == "single":

@@ -29,9 +29,9 @@ def engine_config(manifest: Manifest) -> qe.EdgeConfig:
             size=manifest.width,
             distance=qe.Distance.Dot,
             datatype=datatype,
-            quantization_config=codes.get(manifest.storage.dtype),
+            quantization_config=codes.get(manifest.storage.codes or ""),
             # Where codes choose the candidates, the vectors themselves are read for those alone.
-            memory=qe.Memory.Cold if manifest.storage.has_codes else None,
+            memory=qe.Memory.Cold if manifest.storage.codes else None,
             multivector_config=qe.MultiVectorConfig(qe.MultiVectorComparator.MaxSim),
             # m=0: no graph. It would take minutes to build and the pooled one finds candidates as well.
             hnsw_config=qe.HnswIndexConfig(m=0, ef_construct=100, full_scan_threshold=10_000),

@@ -154,6 +154,7 @@ class EdgeStore:
         where: Filter | None,
         exact: bool | None,
         among: Sequence[str] | None = None,
+        depth: int | None = None,
     ) -> list[Ranking]:
         """Return the k best passages of each query; dense searches of many passages approximate by default."""
         condition = None if where is None else edge_filter(where)
@@ -162,7 +163,16 @@ class EdgeStore:
             condition = chosen if condition is None else qe.Filter(must=[condition, chosen])
         if mode == "sparse":
             return [self._search_sparse(queries.sparse[i], k, condition) for i in range(len(queries))]
-        return [self._search_dense(queries, i, mode, k, condition, exact) for i in range(len(queries))]
+        return [self._search_dense(queries, i, mode, k, condition, exact, depth) for i in range(len(queries))]
+
+    def approximates(self, mode: StoreMode, query_slots: int) -> bool:
+        """Return whether a search is approximate by default: where codes are, and beyond some work per query."""
+        numbers = len(self) * self._manifest.width
+        if mode == "single":
+            return numbers > EXACT_SINGLE_WORK
+        if self._manifest.storage.codes is not None:
+            return True
+        return numbers * (self._manifest.provenance.passage_slots + 1) * query_slots > EXACT_MULTI_WORK
 
     def maintain(self) -> None:
         """Let the engine build its graphs and merge its segments once enough was written since the last time."""
@@ -220,15 +230,16 @@ class EdgeStore:
         k: int,
         condition: qe.Filter | None,
         exact: bool | None,
+        depth: int | None,
     ) -> Ranking:
         slots = queries.vectors(i)
         if len(slots) == 0:
             return Ranking([], np.zeros(0))
         if exact is None:
-            exact = self._affordable(mode, len(slots)) and (mode == "single" or not self._manifest.storage.has_codes)
+            exact = not self.approximates(mode, len(slots))
         pooled = qe.Query.Nearest(queries.pooled[i].tolist(), using="pooled")
         multi = qe.Query.Nearest(slots.tolist(), using="multi")
-        wanted = max(CANDIDATES, CANDIDATES_PER_HIT * k)
+        wanted = depth or max(CANDIDATES, CANDIDATES_PER_HIT * k)
 
         def request(limit: int) -> qe.QueryRequest:
             if mode == "single":
@@ -237,19 +248,14 @@ class EdgeStore:
             if exact:
                 params = qe.SearchParams(quantization=qe.QuantizationSearchParams(ignore=True))
                 return qe.QueryRequest(query=multi, limit=limit, filter=condition, params=params)
-            if (more := OVERSAMPLING.get(self._manifest.storage.dtype)) is not None:
+            if (more := OVERSAMPLING.get(self._manifest.storage.codes or "")) is not None:
+                more = more if depth is None else max(1.0, depth / limit)
                 params = qe.SearchParams(quantization=qe.QuantizationSearchParams(rescore=True, oversampling=more))
                 return qe.QueryRequest(query=multi, limit=limit, filter=condition, params=params)
             candidates = qe.Prefetch(limit=max(wanted, limit), query=pooled, filter=condition)
             return qe.QueryRequest(query=multi, limit=limit, prefetches=[candidates])
 
         return self._ranking(self._past_ties(k, request), k, exact=exact, floor=None)
-
-    def _affordable(self, mode: StoreMode, query_slots: int) -> bool:
-        numbers = len(self) * self._manifest.width
-        if mode == "single":
-            return numbers <= EXACT_SINGLE_WORK
-        return numbers * (self._manifest.provenance.passage_slots + 1) * query_slots <= EXACT_MULTI_WORK
 
     def _past_ties(self, k: int, request: Callable[[int], qe.QueryRequest]) -> list[qe.ScoredPoint]:
         """Return at least the k best points, and everything that ties with the k-th, so that ids can decide."""

@@ -74,7 +74,7 @@ def _collect_dense(
 def _dense_blocks(segment: Segment, queries: Representations, mode: StoreMode) -> Iterator[ScoreBlock]:
     if mode == "multi":
         slots = Slots(queries.dense, queries.offsets)
-        return maxsim_blocks(slots, Slots(segment.dense, segment.offsets), floor=True)
+        return maxsim_blocks(slots, Slots(segment.dense.blocks, segment.offsets), floor=True)
     return pooled_blocks(queries.pooled, segment.pooled)
 
 

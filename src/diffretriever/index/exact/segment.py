@@ -17,6 +17,7 @@ import scipy.sparse as sp
 
 from diffretriever.corpus import Passage
 from diffretriever.errors import IndexFormatError
+from diffretriever.index.exact.vectors import Vectors, check_form
 from diffretriever.index.integrity.digests import SIZE, content_digest, metadata_digest, whole_digest
 from diffretriever.index.manifest import Manifest, sync_folder
 from diffretriever.index.points.slot_words import word_rows, words_from_json, words_to_json
@@ -24,7 +25,7 @@ from diffretriever.index.store import Metadata, Record, StoredPassage
 from diffretriever.representations import IntArray, Provenance, Representations
 
 Array = npt.NDArray[np.generic]
-#: Names and order of the arrays of a segment; each is a .npy file on disk.
+#: Names of the arrays that every segment has; each is a .npy file on disk.
 ARRAYS = ("dense", "offsets", "pooled", "indptr", "indices", "weights", "lines", "digests")
 _COPY_ROWS = 4096
 
@@ -36,7 +37,7 @@ class Segment:
     Attributes:
         passage_ids: [N] ids.
         metadata: [N] metadata; replaced in memory when a passage's metadata are set.
-        dense: [T, D] vectors in storage precision.
+        dense: [T, D] vectors in the form of the storage.
         offsets: [N + 1] where each passage's vectors begin.
         pooled: [N, D] pooled vectors in storage precision.
         sparse: [N, V] term weights.
@@ -47,7 +48,7 @@ class Segment:
 
     passage_ids: list[str]
     metadata: list[Metadata]
-    dense: Array
+    dense: Vectors
     offsets: IntArray
     pooled: Array
     sparse: sp.csr_matrix
@@ -114,7 +115,7 @@ def new_segment(passages: Sequence[Passage], representations: Representations, m
     return Segment(
         passage_ids=[p.passage_id for p in passages],
         metadata=[p.metadata for p in passages],
-        dense=representations.dense.astype(manifest.storage.precision),
+        dense=Vectors.of(representations.dense, manifest.storage),
         offsets=representations.offsets,
         pooled=representations.pooled.astype(manifest.storage.precision),
         sparse=sp.csr_matrix(representations.sparse, dtype=np.float32),
@@ -147,11 +148,11 @@ def merge_segments(parts: Sequence[tuple[Segment, IntArray]], folder: Path | Non
     terms = np.concatenate([np.diff(s.sparse.indptr)[rows] for s, rows in parts])
     line_lengths = np.concatenate([np.diff(s.lines)[rows] for s, rows in parts])
     first = parts[0][0]
-    count, dim, columns = len(lengths), first.dense.shape[1], first.sparse.shape[1]
+    count, columns = len(lengths), first.sparse.shape[1]
     # scipy copies both arrays unless they have one integer type, the smaller one where it suffices.
     index_type = np.int32 if max(int(terms.sum()), columns) < 2**31 else np.int64
-    dense = allocate("dense", (int(lengths.sum()), dim), first.dense.dtype)
-    pooled = allocate("pooled", (count, dim), first.pooled.dtype)
+    dense = _merged_vectors(parts, int(lengths.sum()), allocate)
+    pooled = allocate("pooled", (count, first.pooled.shape[1]), first.pooled.dtype)
     indices = allocate("indices", (int(terms.sum()),), index_type)
     weights = allocate("weights", (int(terms.sum()),), np.float32)
     blob = allocate("blob", (int(line_lengths.sum()),), np.uint8)
@@ -163,7 +164,6 @@ def merge_segments(parts: Sequence[tuple[Segment, IntArray]], folder: Path | Non
     }
     for name, values in starts.items():
         allocate(name, values.shape, values.dtype)[:] = values
-    _fill(dense, ((s.dense, s.offsets, rows) for s, rows in parts))
     _fill(pooled, ((s.pooled, np.arange(len(s) + 1), rows) for s, rows in parts))
     _fill(indices, ((s.sparse.indices, s.sparse.indptr, rows) for s, rows in parts))
     _fill(weights, ((s.sparse.data, s.sparse.indptr, rows) for s, rows in parts))
@@ -175,11 +175,23 @@ def merge_segments(parts: Sequence[tuple[Segment, IntArray]], folder: Path | Non
         sparse = sp.csr_matrix((weights, indices, starts["indptr"]), shape=(count, columns))
         text, marks = cast(npt.NDArray[np.uint8], blob), cast(npt.NDArray[np.uint8], digests)
         return Segment(ids, metadata, dense, starts["offsets"], pooled, sparse, starts["lines"], text, marks)
-    for array in (dense, pooled, indices, weights, blob, digests):
-        cast(np.memmap, array).flush()
+    for array in (dense.numbers, dense.scales, pooled, indices, weights, blob, digests):
+        if array is not None:
+            cast(np.memmap, array).flush()
     (folder / "keys.json").write_text(json.dumps({"ids": ids, "metadata": metadata}), encoding="utf-8")
     _synchronise(folder)
     return open_segment(folder, manifest)
+
+
+def _merged_vectors(parts: Sequence[tuple[Segment, IntArray]], count: int, allocate: _Allocate) -> Vectors:
+    first = parts[0][0].dense
+    numbers = allocate("dense", (count, first.numbers.shape[1]), first.numbers.dtype)
+    _fill(numbers, ((s.dense.numbers, s.offsets, rows) for s, rows in parts))
+    if first.scales is None:
+        return Vectors(numbers, None, first.dim)
+    scales = allocate("scales", (count,), first.scales.dtype)
+    _fill(scales, ((cast(Array, s.dense.scales), s.offsets, rows) for s, rows in parts))
+    return Vectors(numbers, scales, first.dim)
 
 
 def open_segment(folder: Path, manifest: Manifest) -> Segment:
@@ -190,9 +202,9 @@ def open_segment(folder: Path, manifest: Manifest) -> Segment:
     """
     try:
         keys = json.loads((folder / "keys.json").read_text(encoding="utf-8"))
-        arrays = {
-            name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in (*ARRAYS, "blob")
-        }
+        names = (*ARRAYS, "blob", *(("scales",) if manifest.storage.is_coarse else ()))
+        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in names}
+        check_form(arrays["dense"], arrays.get("scales"), manifest.storage, manifest.width)
         count = len(keys["ids"])
         if not count == len(keys["metadata"]) == len(arrays["pooled"]) == len(arrays["lines"]) - 1:
             raise ValueError("its files disagree on the number of passages")
@@ -209,7 +221,7 @@ def open_segment(folder: Path, manifest: Manifest) -> Segment:
     return Segment(
         keys["ids"],
         keys["metadata"],
-        arrays["dense"],
+        Vectors(arrays["dense"], arrays.get("scales"), manifest.width),
         np.asarray(arrays["offsets"]),
         arrays["pooled"],
         sparse,

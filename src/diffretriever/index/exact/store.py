@@ -168,8 +168,9 @@ class ExactStore:
         where: Filter | None,
         exact: bool | None,
         among: Sequence[str] | None = None,
+        depth: int | None = None,
     ) -> list[Ranking]:
-        """Return the k best passages of each query; always exact, whatever `exact` says."""
+        """Return the k best passages of each query; always exact, whatever `exact` and `depth` say."""
         found: list[Ranking] = []
         chosen = None if among is None else frozenset(among)
         for start in range(0, len(queries), _QUERY_BLOCK):
@@ -177,6 +178,10 @@ class ExactStore:
                 search_parts(self._parts, queries.select(slice(start, start + _QUERY_BLOCK)), mode, k, where, chosen)
             )
         return found
+
+    def approximates(self, mode: StoreMode, query_slots: int) -> bool:
+        """Return False: every passage is compared."""
+        return False
 
     def maintain(self) -> None:
         """Merge segments that are many and small, or all when much is dead; shorten a long log."""

@@ -10,18 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffretriever.errors import IndexFormatError, InputError
+from diffretriever.index.calibration import CALIBRATION_NOTE
 from diffretriever.index.folder.copying import copy_file
 from diffretriever.index.folder.lock import LOCK_FILE, FolderLock
 from diffretriever.index.folder.seal import SEAL_FILE, Seal, break_seal, small_files
 from diffretriever.index.integrity.checking import checksum_of
 from diffretriever.index.integrity.digests import Checksum
-from diffretriever.index.manifest import MANIFEST_FILE, Manifest, sync_folder
+from diffretriever.index.manifest import MANIFEST_FILE, Manifest, replace_file, sync_folder
 from diffretriever.index.storage.codec import PROJECTION_FILE, Codec
 from diffretriever.index.store import Store
 
 _STORE = "store"
 #: Files that may stand beside the manifest.
-EXTRA_FILES = ("build.json", "prompt.json", PROJECTION_FILE)
+EXTRA_FILES = ("build.json", "prompt.json", CALIBRATION_NOTE, PROJECTION_FILE)
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,15 @@ class IndexFolder:
             folder.release()
             raise
         return folder
+
+    def read_note(self, name: str) -> str | None:
+        """Return a text kept in the folder; None if there is none of that name."""
+        file = self.path / name
+        return file.read_text(encoding="utf-8") if file.is_file() else None
+
+    def write_note(self, name: str, text: str) -> None:
+        """Keep a text in the folder."""
+        replace_file(self.path / name, text)
 
     def sealed(self) -> Checksum | None:
         """Return what the folder held when it was last closed, if it was not written to since."""

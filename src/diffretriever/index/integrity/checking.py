@@ -18,6 +18,8 @@ _BATCH = 256
 _ROUNDS = 4
 #: How far the norm of a stored vector may lie from 1, and the pooled vector from the mean.
 _NORM, _MEAN = 5e-3, 2e-3
+#: How far the norm of one that is kept as int8 numbers may lie from 1.
+_INT8_NORM = 3e-2
 
 
 @dataclass(frozen=True)
@@ -137,12 +139,14 @@ def _problem(stored: StoredPassage, digest: bytes | None, storage: Storage) -> s
         return "a term weight is not a positive number"
     if digest != passage_digest(stored.passage, r, 0):
         return "it is not as it was written"
-    if storage.pca is not None:  # a projection shortens vectors
+    if storage.pca is not None or storage.dtype == "binary":  # a projection shortens vectors, and bits lengthen them
         return ""
     norms = np.linalg.norm(vectors, axis=1)
-    if len(norms) and (worst := float(abs(norms - 1).max())) > _NORM:
+    if len(norms) and (worst := float(abs(norms - 1).max())) > (_INT8_NORM if storage.is_coarse else _NORM):
         return f"a vector's norm is {worst:.3g} away from 1"
-    if len(norms) and storage.drop is None and (gap := float(abs(vectors.mean(axis=0) - r.pooled[0]).max())) > _MEAN:
+    if storage.is_coarse or storage.drop is not None:  # the pooled vector is the mean of the vectors as they were
+        return ""
+    if len(norms) and (gap := float(abs(vectors.mean(axis=0) - r.pooled[0]).max())) > _MEAN:
         return f"the pooled vector is {gap:.3g} away from the mean of the vectors"
     return ""
 

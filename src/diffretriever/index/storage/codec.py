@@ -8,12 +8,14 @@ from __future__ import annotations
 from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import scipy.sparse as sp
 
 from diffretriever.errors import IndexFormatError
 from diffretriever.index.manifest import Manifest, sync_folder
+from diffretriever.index.storage.coarse import Form, pack, unpack
 from diffretriever.index.storage.compression import drop_redundant, fit_projection
 from diffretriever.index.storage.storage import Storage
 from diffretriever.representations import FloatArray, Representations
@@ -80,10 +82,11 @@ class Codec:
         r = representations
         if self.storage.drop is not None:
             r = drop_redundant(r, self.storage.drop)
-        return replace(self.queries(r), sparse=canonical_terms(r.sparse))
+        pooled = self._round(self._project(r.pooled))
+        return replace(r, dense=self._kept(self._project(r.dense)), pooled=pooled, sparse=canonical_terms(r.sparse))
 
     def queries(self, representations: Representations) -> Representations:
-        """Return queries as they are compared: rounded as passages are, so that every store gives the same scores."""
+        """Return queries as they are compared: rounded to the precision, so that every store gives the same scores."""
         r = representations
         return replace(r, dense=self._round(self._project(r.dense)), pooled=self._round(self._project(r.pooled)))
 
@@ -96,6 +99,11 @@ class Codec:
 
     def _project(self, vectors: FloatArray) -> FloatArray:
         return vectors if self.projection is None else vectors @ self.projection
+
+    def _kept(self, vectors: FloatArray) -> FloatArray:
+        if not self.storage.is_coarse:
+            return self._round(vectors)
+        return unpack(pack(vectors, cast(Form, self.storage.dtype)), vectors.shape[1])
 
     def _round(self, vectors: FloatArray) -> FloatArray:
         return vectors.astype(self.storage.precision).astype(np.float32)
