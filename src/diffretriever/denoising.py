@@ -21,7 +21,7 @@ class Predictions(NamedTuple):
 
     Attributes:
         tokens: [B, K] most probable id.
-        confidence: [B, K] negative entropy of the distribution, in nats.
+        confidence: [B, K] negative entropy of the distribution, in nats; 0 where it was not asked for.
         word_ids: [B, K, n] the n most probable ids, best first.
         word_probabilities: [B, K, n] their probabilities.
     """
@@ -102,7 +102,7 @@ def read_slots(
     readings: SlotReadings | None = None
     for count in counts:
         hidden = backbone.hidden_at(batch, slot_embeddings, offset=denoising.offset)
-        seen = predictions_of(backbone, hidden, words)
+        seen = predictions_of(backbone, hidden, words, confidence=True)
         chosen = _surest(seen.confidence, open_slots, count)
         if readings is None or readings.predictions is None:
             readings = SlotReadings(hidden, seen)
@@ -118,16 +118,31 @@ def read_slots(
     return readings
 
 
-def predictions_of(backbone: Backbone, hidden: torch.Tensor, words: int) -> Predictions:
-    """Return what hidden states [B, K, D] predict over the full vocabulary, at these positions only."""
+def predictions_of(backbone: Backbone, hidden: torch.Tensor, words: int, *, confidence: bool = False) -> Predictions:
+    """Return what hidden states [B, K, D] predict over the full vocabulary, at these positions only.
+
+    Args:
+        backbone: the language model.
+        hidden: [B, K, D].
+        words: n, how many of the most probable ids to return with their probabilities.
+        confidence: whether it is wanted, which reads every probability; else it is 0.
+    """
     flat = hidden.reshape(-1, hidden.shape[-1])
     rows = max(1, _LOGITS_AT_ONCE // backbone.vocabulary_size)
     parts = []
     for chunk in torch.split(flat, rows):
-        log_p = torch.log_softmax(backbone.logits(chunk).float(), dim=-1)
-        entropy = -(log_p.exp() * log_p).sum(-1)
-        top = log_p.topk(min(max(words, 1), log_p.shape[-1]), dim=-1)
-        parts.append((log_p.argmax(-1), -entropy, top.indices[:, :words], top.values[:, :words].exp()))
+        logits = backbone.logits(chunk)
+        tokens = logits.argmax(-1)
+        entropy = torch.zeros(len(chunk), device=logits.device)
+        ids, probabilities = tokens[:, None][:, :0], entropy[:, None][:, :0]
+        if confidence:
+            log_p = torch.log_softmax(logits.float(), dim=-1)
+            entropy = -(log_p.exp() * log_p).sum(-1)
+        if words:
+            top = logits.float().topk(min(words, logits.shape[-1]), dim=-1)
+            ids = top.indices
+            probabilities = (top.values - logits.float().logsumexp(-1, keepdim=True)).exp()
+        parts.append((tokens, -entropy, ids, probabilities))
     shape = hidden.shape[:2]
     joined = [torch.cat(p) for p in zip(*parts, strict=True)]
     return Predictions(*(j.reshape(*shape, *j.shape[1:]).to(hidden.device) for j in joined))

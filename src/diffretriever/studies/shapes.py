@@ -90,6 +90,18 @@ SHAPES: Mapping[str, Mapping[str, object]] = {
         "rms_norm_eps": 1e-5,
         "tie_word_embeddings": True,
     },
+    "small-dream": {
+        "model_type": "Dream",
+        "hidden_size": 384,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+        "intermediate_size": 1536,
+        "vocab_size": 152064,
+        "max_position_embeddings": 1024,
+        "tie_word_embeddings": False,
+    },
+    "tiny-dream-wide": {"model_type": "Dream", **_TINY, "num_hidden_layers": 4, "vocab_size": 152064},
     "tiny-dream": {"model_type": "Dream", **_TINY},
     "tiny-qwen2": {"model_type": "qwen2", **_TINY},
 }
