@@ -13,9 +13,9 @@ from rich.console import Console
 
 from diffretriever.errors import InputError
 from diffretriever.explain import explain, explain_fusion
-from diffretriever.fusion import Ranking, interpolate
+from diffretriever.fusion import Ranking, fuse
 from diffretriever.representations import Provenance, Representations, SlotWords
-from diffretriever.scoring import maxsim, sparse_dot
+from diffretriever.scoring import maxsim, single_dense, sparse_dot
 
 PROVENANCE = Provenance("m", "f", "few", "h", "default", "slot", 4, 16, 1, 64, 512, "float32", "0")
 VOCABULARY = 12
@@ -46,6 +46,9 @@ def test_contributions_add_up_to_the_scores(query_slots, passage_slots, seed):
     dense, sparse = float(maxsim(query, passage)), float(sparse_dot(query, passage).toarray()[0, 0])
     assert sum(m.contribution for m in result.slots) == pytest.approx(dense, abs=1e-5)
     assert sum(m.contribution for m in result.terms) == pytest.approx(sparse, abs=1e-5)
+    single = float(single_dense(query, passage))
+    assert sum(m.contribution for m in result.pooled) == pytest.approx(single if query_slots else 0.0, abs=1e-5)
+    assert result.single == pytest.approx(single if query_slots else 0.0, abs=1e-5)
     assert (result.maxsim, result.sparse) == (pytest.approx(dense, abs=1e-5), pytest.approx(sparse, abs=1e-5))
     for total, matches in ((dense, result.slots), (sparse, result.terms)):
         assert sum(m.share for m in matches) == pytest.approx(1.0 if total else 0.0)
@@ -57,15 +60,17 @@ def test_contributions_add_up_to_the_scores(query_slots, passage_slots, seed):
     sparse=st.dictionaries(st.sampled_from("abcdef"), st.floats(0.1, 9), max_size=6),
     alpha=st.floats(0, 1),
     floor=st.sampled_from([None, 0.0]),
+    method=st.sampled_from(["minmax", "rrf"]),
 )
-def test_fused_parts_add_up_to_the_fused_score(dense, sparse, alpha, floor):
+def test_fused_parts_add_up_to_the_fused_score(dense, sparse, alpha, floor, method):
     rankings = [Ranking.sort(list(side), list(side.values()), floor=f) for side, f in ((dense, None), (sparse, floor))]
-    fused = interpolate(*rankings, alpha=alpha)
+    fused = fuse(*rankings, method=method, alpha=alpha)
     for passage_id, score in zip(fused.passage_ids, fused.scores.tolist(), strict=True):
-        parts = explain_fusion(passage_id, *rankings, alpha=alpha)
+        parts = explain_fusion(passage_id, *rankings, method=method, alpha=alpha)
         assert sum(part.contribution for part in parts) == pytest.approx(score, abs=1e-9)
         for part, side in zip(parts, (dense, sparse), strict=True):
             assert part.score == side.get(passage_id)
+            assert (part.rank is None) == (passage_id not in side)
     assert explain_fusion("nowhere", *rankings, alpha=alpha) == ()
 
 
@@ -74,6 +79,9 @@ def test_fused_parts_are_shown():
     result = explain(one_text(1, 1), one_text(1, 2), term=term, fused=parts)
     assert result.hybrid == 0.25
     assert "Hybrid 0.2500" in result.to_html()
+    parts = explain_fusion("b", Ranking.sort(["a", "b"], [3.0, 1.0]), Ranking.sort(["b"], [5.0]), method="rrf")
+    assert [part.rank for part in parts] == [2, 1]
+    assert "reciprocal ranks" in explain(one_text(1, 1), one_text(1, 2), term=term, fused=parts).to_html()
 
 
 def test_each_slot_names_its_best_match_with_the_words_of_both():

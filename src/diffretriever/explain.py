@@ -1,8 +1,8 @@
 """Explanation: which slots and which terms made the score of one passage for one query.
 
-MaxSim is a sum over query slots (docs/method.md, 6) and the sparse score a sum over shared
-terms, so both split into contributions that add up to them. Masked positions predict words: they say what each slot
-stands for.
+MaxSim and the product of the pooled vectors are sums over query slots (docs/method.md, 5 and 6), the sparse score is a
+sum over shared terms and a hybrid score one over two rankings, so all split into contributions that add up to them.
+Masked positions predict words: they say what each slot stands for.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from diffretriever.errors import InputError
-from diffretriever.fusion import DEPTH, Ranking, interpolate, minmax
+from diffretriever.fusion import DEPTH, RRF_K, FusionName, Ranking, fuse, minmax
 from diffretriever.representations import Representations, SlotWord
 
 if TYPE_CHECKING:
@@ -44,6 +44,24 @@ class SlotMatch:
     share: float
     query_words: tuple[SlotWord, ...]
     passage_words: tuple[SlotWord, ...]
+
+
+@dataclass(frozen=True)
+class PooledMatch:
+    """What one query slot adds to the product of the pooled vectors.
+
+    Attributes:
+        query_slot: index of the query slot, from 0.
+        similarity: its product with the passage's pooled vector.
+        contribution: its part of the score: the similarity over the number of query slots, and an equal part of what
+            rounding the query's pooled vector changed.
+        query_words: what the query slot predicts, best first; empty when words were not asked for.
+    """
+
+    query_slot: int
+    similarity: float
+    contribution: float
+    query_words: tuple[SlotWord, ...]
 
 
 @dataclass(frozen=True)
@@ -75,16 +93,18 @@ class FusedPart:
         name: "MaxSim" or "sparse".
         weight: its weight in the fusion.
         score: the passage's score in this ranking; None when the ranking does not hold it.
-        low: the score that counts 0.
-        high: the score that counts 1.
-        contribution: weight times the score's place between low and high.
+        rank: the passage's rank in it, from 1.
+        low: the score that counts 0; None with reciprocal ranks.
+        high: the score that counts 1; None with reciprocal ranks.
+        contribution: weight times the score's place between low and high, or the reciprocal of 60 + rank.
     """
 
     name: str
     weight: float
     score: float | None
-    low: float
-    high: float
+    rank: int | None
+    low: float | None
+    high: float | None
     contribution: float
 
 
@@ -95,9 +115,11 @@ class Explanation:
     Attributes:
         query: the query's text.
         passage_id: the passage's id.
-        maxsim: the dense score, sum of the contributions of `slots`.
+        maxsim: the score by MaxSim, sum of the contributions of `slots`.
+        single: the score by pooled vectors, sum of the contributions of `pooled`.
         sparse: the sparse score, sum of the contributions of `terms`.
         slots: one match per query slot, in slot order.
+        pooled: what each query slot adds to the single score.
         terms: shared terms, largest contribution first.
         fused: how both scores made the hybrid score, whose parts add up to it; empty when that was not asked for.
     """
@@ -105,8 +127,10 @@ class Explanation:
     query: str
     passage_id: str
     maxsim: float
+    single: float
     sparse: float
     slots: tuple[SlotMatch, ...]
+    pooled: tuple[PooledMatch, ...]
     terms: tuple[TermMatch, ...]
     fused: tuple[FusedPart, ...] = ()
 
@@ -118,14 +142,14 @@ class Explanation:
     def to_json(self) -> str:
         """Return the explanation as a JSON object with the attribute names as keys."""
         plain = asdict(self)
-        for slot in plain["slots"]:
+        for slot in [*plain["slots"], *plain["pooled"]]:
             # A NamedTuple would come out as a bare list.
-            for side in ("query_words", "passage_words"):
+            for side in {"query_words", "passage_words"} & slot.keys():
                 slot[side] = [{"word": word, "probability": probability} for word, probability in slot[side]]
         return json.dumps(plain, ensure_ascii=False, indent=1)
 
     def to_rich(self) -> RenderableType:
-        """Return two tables for a terminal: slots and terms."""
+        """Return tables for a terminal: how the rankings were fused, slots, pooled vectors, terms."""
         from rich.console import Group
         from rich.table import Table
         from rich.text import Text
@@ -170,26 +194,43 @@ class Explanation:
             [m.term, f"{m.query_weight:.3f}", f"{m.passage_weight:.3f}", f"{m.contribution:.3f}", f"{m.share:.0%}"]
             for m in self.terms
         ]
-        parts = [
+        pooled = [
+            [str(m.query_slot + 1), words_text(m.query_words), f"{m.similarity:.3f}", f"{m.contribution:.4f}"]
+            for m in self.pooled
+        ]
+        tables = [
+            (f"MaxSim {self.maxsim:.4f} = sum over query slots", _SLOT_HEAD, slots),
+            (f"Single {self.single:.4f} = mean over query slots of their products", _POOLED_HEAD, pooled),
+            (f"Sparse {self.sparse:.4f} = sum over shared terms", _TERM_HEAD, terms),
+        ]
+        return [*([self._fusion_table()] if self.fused else []), *tables]
+
+    def _fusion_table(self) -> tuple[str, list[str], list[list[str]]]:
+        by_ranks = all(part.low is None for part in self.fused)
+        how = (
+            "reciprocal ranks, 1 / (60 + rank)" if by_ranks else "weighted scores, each placed between its list's ends"
+        )
+        rows = [
             [
                 part.name,
                 f"{part.weight:.2f}",
-                "-" if part.score is None else f"{part.score:.3f}",
-                f"{part.low:.3f}",
-                f"{part.high:.3f}",
-                f"{part.contribution:.3f}",
+                _number(part.score),
+                "-" if part.rank is None else f"{part.rank:,}",
+                _number(part.low),
+                _number(part.high),
+                f"{part.contribution:.4f}",
             ]
             for part in self.fused
         ]
-        tables = [
-            (f"Hybrid {self.hybrid:.4f} = weighted scores, each placed between its list's ends", _PART_HEAD, parts),
-            (f"MaxSim {self.maxsim:.4f} = sum over query slots", _SLOT_HEAD, slots),
-            (f"Sparse {self.sparse:.4f} = sum over shared terms", _TERM_HEAD, terms),
-        ]
-        return tables if parts else tables[1:]
+        return f"Hybrid {self.hybrid:.4f} = {how}", _PART_HEAD, rows
 
 
-_PART_HEAD = ["part", "weight", "score", "counts 0", "counts 1", "adds"]
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+_PART_HEAD = ["part", "weight", "score", "rank", "counts 0", "counts 1", "adds"]
+_POOLED_HEAD = ["slot", "query words", "similarity", "adds"]
 _SLOT_HEAD = ["slot", "query words", "matched", "passage words", "similarity", "adds", "share"]
 _TERM_HEAD = ["term", "in query", "in passage", "adds", "share"]
 _TEXT_COLUMNS = {"query words", "passage words", "term", "part"}
@@ -226,41 +267,66 @@ def explain(
         raise InputError(f"explain takes one query and one passage, got {len(queries)} and {len(passages)}")
     if different := queries.provenance.differences(passages.provenance):
         raise InputError("query and passage were encoded differently: " + "; ".join(different))
-    slots = _slot_matches(queries, passages)
+    slots, pooled = _slot_matches(queries, passages), _pooled_matches(queries, passages)
     terms = _term_matches(queries, passages, term)
-    maxsim, sparse = sum(m.contribution for m in slots), sum(m.contribution for m in terms)
-    return Explanation(query, passage_id, maxsim, sparse, slots, terms, fused)
+    maxsim, single, sparse = (sum(m.contribution for m in matches) for matches in (slots, pooled, terms))
+    return Explanation(query, passage_id, maxsim, single, sparse, slots, pooled, terms, fused)
 
 
-def explain_fusion(passage_id: str, dense: Ranking, sparse: Ranking, *, alpha: float = 0.5) -> tuple[FusedPart, ...]:
-    """Return how min-max interpolation (docs/method.md, 9) makes a passage's score from two rankings.
+def explain_fusion(
+    passage_id: str,
+    dense: Ranking,
+    sparse: Ranking,
+    *,
+    method: FusionName = "minmax",
+    alpha: float = 0.5,
+    names: tuple[str, str] = ("MaxSim", "sparse"),
+) -> tuple[FusedPart, ...]:
+    """Return how a fusion (docs/method.md, 9) makes a passage's score from two rankings.
 
     Args:
         passage_id: the passage; in a ranking that does not hold it, it gets nothing.
-        dense: ranking by MaxSim, cut to the depth of the fusion.
+        dense: ranking by vectors, cut to the depth of the fusion.
         sparse: ranking by terms, likewise.
-        alpha: weight of the dense side.
+        method: "minmax" (interpolation) or "rrf" (reciprocal ranks).
+        alpha: weight of the dense side with "minmax".
+        names: what the two rankings are called.
 
     Raises:
-        InputError: alpha lies outside 0..1.
+        InputError: the method is unknown, or alpha lies outside 0..1.
     """
-    total = interpolate(dense, sparse, alpha=alpha)
-    parts = (
-        _fused_part("MaxSim", alpha, passage_id, dense),
-        _fused_part("sparse", 1.0 - alpha, passage_id, sparse),
+    total = fuse(dense, sparse, method=method, alpha=alpha)
+    weights = (alpha, 1.0 - alpha) if method == "minmax" else (1.0, 1.0)
+    parts = tuple(
+        _fused_part(name, weight, passage_id, ranking, method)
+        for name, weight, ranking in zip(names, weights, (dense, sparse), strict=True)
     )
     return parts if passage_id in total.passage_ids else ()
 
 
-def _fused_part(name: str, weight: float, passage_id: str, ranking: Ranking) -> FusedPart:
-    floor = ranking.floor if len(ranking) < DEPTH else None
+def _fused_part(name: str, weight: float, passage_id: str, ranking: Ranking, method: FusionName) -> FusedPart:
     scores = ranking.scores.tolist()
-    placed = minmax(ranking.scores, floor).tolist()
+    at = list(ranking.passage_ids).index(passage_id) if passage_id in ranking.passage_ids else None
+    score, rank = (None, None) if at is None else (scores[at], at + 1)
+    if method == "rrf":
+        return FusedPart(name, weight, score, rank, None, None, 0.0 if rank is None else 1 / (RRF_K + rank))
+    floor = ranking.floor if len(ranking) < DEPTH else None
     ends = scores + [floor] * (floor is not None) or [0.0]
-    if passage_id not in ranking.passage_ids:
-        return FusedPart(name, weight, None, min(ends), max(ends), 0.0)
-    at = list(ranking.passage_ids).index(passage_id)
-    return FusedPart(name, weight, scores[at], min(ends), max(ends), weight * placed[at])
+    place = 0.0 if at is None else float(minmax(ranking.scores, floor)[at])
+    return FusedPart(name, weight, score, rank, min(ends), max(ends), weight * place)
+
+
+def _pooled_matches(queries: Representations, passages: Representations) -> tuple[PooledMatch, ...]:
+    vectors, pooled, words = queries.vectors(0), passages.pooled[0], queries.slot_words(0)
+    if not len(vectors):
+        return ()
+    similarities = vectors @ pooled
+    # The pooled vectors may be rounded, and are what is compared.
+    rounding = (float(queries.pooled[0] @ pooled) - float(similarities.mean())) / len(vectors)
+    return tuple(
+        PooledMatch(i, s, s / len(vectors) + rounding, tuple(words[i]) if words else ())
+        for i, s in enumerate(similarities.tolist())
+    )
 
 
 def _slot_matches(queries: Representations, passages: Representations) -> tuple[SlotMatch, ...]:

@@ -136,13 +136,43 @@ class TestModel:
         assert "fingerprint" in done.err
 
 
+class TestApproximate:
+    def test_results_say_whether_everything_was_compared(self, cli, finished_index):
+        for options, exact in (([], True), (["--exact"], True), (["--mode", "single", "--approximate"], False)):
+            hits = cli("search", finished_index, QUESTION, "--json", *options).json["hits"]
+            assert {hit["exact"] for hit in hits} == {exact}
+        shown = cli("search", finished_index, QUESTION, "--mode", "single", "--approximate")
+        assert "approximate: not every passage was compared" in shown.err
+        assert "approximate" not in cli("search", finished_index, QUESTION).err
+
+    def test_the_report_asks_the_queries_given(self, cli, index_folder, tmp_path):
+        (tmp_path / "queries.tsv").write_text("q1\twhat is a planet?\nq2\tviolins\n")
+        done = cli("recall", index_folder, "--queries", tmp_path / "queries.tsv")
+        assert done.code == 0
+        assert "the 2 queries given" in done.err
+        assert "all" in done.out
+        assert (index_folder / "calibration.json").is_file()
+        assert cli("check", index_folder).code == 0
+
+
 class TestExplain:
+    def test_single_and_reciprocal_ranks_too(self, cli, finished_index):
+        hits = cli("search", finished_index, QUESTION, "--json", "--mode", "single").json["hits"]
+        assert hits
+        for hit in hits:
+            about = cli("explain", finished_index, QUESTION, hit["passage_id"], "--json").json
+            assert sum(part["contribution"] for part in about["pooled"]) == pytest.approx(hit["score"], abs=1e-5)
+            assert about["single"] == pytest.approx(hit["score"], abs=1e-5)
+        for hit in cli("search", finished_index, QUESTION, "--json", "--fusion", "rrf").json["hits"]:
+            about = cli("explain", finished_index, QUESTION, hit["passage_id"], "--fusion", "rrf", "--json").json
+            assert sum(part["contribution"] for part in about["fused"]) == pytest.approx(hit["score"], abs=1e-5)
+
     def test_contributions_add_up_to_the_scores_of_the_search(self, cli, finished_index):
         for hit in cli("search", finished_index, QUESTION, "--json").json["hits"]:
             about = cli("explain", finished_index, QUESTION, hit["passage_id"], "--json").json
-            assert sum(slot["contribution"] for slot in about["slots"]) == pytest.approx(hit["dense"], abs=1e-3)
+            assert sum(slot["contribution"] for slot in about["slots"]) == pytest.approx(hit["dense"], abs=1e-5)
             assert about["maxsim"] == pytest.approx(sum(slot["contribution"] for slot in about["slots"]), abs=1e-5)
-            assert sum(t["contribution"] for t in about["terms"]) == pytest.approx(hit["sparse"] or 0.0, abs=1e-3)
+            assert sum(t["contribution"] for t in about["terms"]) == pytest.approx(hit["sparse"] or 0.0, abs=1e-5)
             assert sum(part["contribution"] for part in about["fused"]) == pytest.approx(hit["score"], abs=1e-5)
 
     def test_table_and_page(self, cli, finished_index, tmp_path):

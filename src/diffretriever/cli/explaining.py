@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +15,7 @@ from diffretriever.cli.models import load_recorded
 if TYPE_CHECKING:
     from diffretriever.encoder import Encoder
     from diffretriever.explain import Explanation, FusedPart
+    from diffretriever.fusion import FusionName
     from diffretriever.index import Index
     from diffretriever.representations import Representations
 
@@ -29,6 +30,7 @@ def explain(
     ] = None,
     words: opt.Words = 3,
     alpha: opt.Alpha = 0.5,
+    fusion: opt.Fusion = opt.FusionMethod.MINMAX,
     model: opt.RecordedModel = None,
     device: opt.Device = None,
     dtype: opt.Dtype = None,
@@ -41,7 +43,7 @@ def explain(
         index.get(passage_id)  # an unknown id is said before the model is loaded
         encoder = load_recorded(index, model=model, device=device, dtype=dtype, prompt=prompt)
         encoded = encoder.encode_queries([query], words=words)
-        explanation = explain_stored(index, encoder, encoded, passage_id, query=query, alpha=alpha)
+        explanation = explain_stored(index, encoder, encoded, passage_id, query=query, alpha=alpha, fusion=fusion.value)
     if html is not None:
         html.write_text(explanation.to_html(), encoding="utf-8")
         message(f"wrote {html}")
@@ -52,20 +54,23 @@ def explain(
 
 
 def explain_stored(
-    index: Index, encoder: Encoder, encoded: Representations, passage_id: str, *, query: str, alpha: float = 0.5
+    index: Index,
+    encoder: Encoder,
+    encoded: Representations,
+    passage_id: str,
+    *,
+    query: str,
+    alpha: float = 0.5,
+    fusion: FusionName = "minmax",
 ) -> Explanation:
     """Return the explanation of a passage in an index for one encoded query, with its hybrid score if it has one."""
     from diffretriever.explain import explain as explain_scores
     from diffretriever.explain import explain_fusion
-    from diffretriever.fusion import DEPTH, Ranking
-
-    def ranking(mode: Literal["multi", "sparse"], floor: float | None) -> Ranking:
-        hits = index.search(encoded, k=DEPTH, mode=mode)
-        return Ranking.sort([hit.passage_id for hit in hits], [hit.score for hit in hits], floor=floor)
 
     fused: tuple[FusedPart, ...] = ()
     if index.manifest.vocabulary_size:
-        fused = explain_fusion(passage_id, ranking("multi", None), ranking("sparse", 0.0), alpha=alpha)
+        dense, sparse = index.rankings(encoded)[0]
+        fused = explain_fusion(passage_id, dense, sparse, method=fusion, alpha=alpha)
     stored = index.get(passage_id).representations
     return explain_scores(
         index.comparable(encoded), stored, term=encoder.term, query=query, passage_id=passage_id, fused=fused

@@ -46,7 +46,7 @@ def search(
     fusion: opt.Fusion = opt.FusionMethod.MINMAX,
     where: opt.Where = None,
     exact: opt.Exact = None,
-    recall: opt.WantedRecall = 0.95,
+    recall: opt.WantedRecall = 0.99,
     model: opt.RecordedModel = None,
     device: opt.Device = None,
     dtype: opt.Dtype = None,

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 #: Note that keeps the calibration of an index.
 CALIBRATION_NOTE = "calibration.json"
 #: Recall that an approximate search aims at unless told otherwise.
-RECALL = 0.95
+RECALL = 0.99
 #: How much an index may grow or shrink before what was measured no longer holds.
 GROWTH = 1.5
 

@@ -13,7 +13,7 @@ from typing_extensions import Self
 
 from diffretriever.encoder import Encoder
 from diffretriever.errors import InputError, PassageNotFoundError
-from diffretriever.fusion import DEPTH, FusionName
+from diffretriever.fusion import DEPTH, FusionName, Ranking
 from diffretriever.index.calibration import CALIBRATION_NOTE, RECALL, Calibration, Recall
 from diffretriever.index.filters import Filter, parse_filter
 from diffretriever.index.folder.folder import IndexFolder
@@ -23,7 +23,7 @@ from diffretriever.index.integrity.checking import checksum_of
 from diffretriever.index.integrity.checks import check_finite, check_id
 from diffretriever.index.manifest import Manifest
 from diffretriever.index.recall import calibrate, measure
-from diffretriever.index.searching import Mode, SearchOptions, search_store
+from diffretriever.index.searching import Mode, SearchOptions, hybrid_rankings, search_store
 from diffretriever.index.stats import IndexStats, disk_bytes
 from diffretriever.index.storage.codec import Codec
 from diffretriever.index.store import Store, StoredPassage
@@ -136,6 +136,14 @@ class IndexReader:
                 raise InputError("search_batch takes a list of queries, got one text; use search")
             queries = self._encoder("searching with text").encode_queries(list(queries))
         return search_store(store, self._compared(queries), options, self.current_calibration)
+
+    def rankings(
+        self, queries: Representations, dense: Literal["multi", "single"] = "multi", *, depth: int = DEPTH
+    ) -> list[tuple[Ranking, Ranking]]:
+        """Return the dense and the sparse ranking that hybrid search fuses, for each query."""
+        options = SearchOptions(1, "hybrid", 0.5, "minmax", None, depth, dense, None)
+        options.check(self.manifest)
+        return hybrid_rankings(self._store, self._compared(queries), options, self.current_calibration)
 
     def comparable(self, queries: Representations) -> Representations:
         """Return queries with the numbers that the index compares; products with `get` give the scores of a search."""

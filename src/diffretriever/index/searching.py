@@ -83,17 +83,25 @@ def _results(store: Store, queries: Representations, options: SearchOptions, cal
     if options.mode != "hybrid":
         rankings = _dense(store, queries, options.mode, options.k, options, calibrate)
         return [_Result(r, r, None) for r in rankings]
+    depth = max(options.depth, options.k)
+    return [
+        _Result(fuse(d, s, method=options.fusion, alpha=options.alpha, depth=depth), d, s)
+        for d, s in hybrid_rankings(store, queries, options, calibrate)
+    ]
+
+
+def hybrid_rankings(
+    store: Store, queries: Representations, options: SearchOptions, calibrate: Calibrate
+) -> list[tuple[Ranking, Ranking]]:
+    """Return the dense and the sparse ranking that hybrid search fuses, for each query."""
+    where, exact = options.where, options.exact
     # A hit must be able to come from either ranking alone.
     depth = max(options.depth, options.k)
     dense = _dense(store, queries, options.dense, depth, options, calibrate)
     sparse = store.search(queries, "sparse", depth, where=where, exact=exact)
-    dense = [
-        _completed(store, queries.select([i]), d, s, options, depth)
-        for i, (d, s) in enumerate(zip(dense, sparse, strict=True))
-    ]
     return [
-        _Result(fuse(d, s, method=options.fusion, alpha=options.alpha, depth=depth), d, s)
-        for d, s in zip(dense, sparse, strict=True)
+        (_completed(store, queries.select([i]), d, s, options, depth), s)
+        for i, (d, s) in enumerate(zip(dense, sparse, strict=True))
     ]
 
 
