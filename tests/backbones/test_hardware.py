@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from diffretriever.backbones.hardware import default_dtype, free_threads
+from diffretriever.backbones.hardware import default_dtype, usable_threads
 
 
 @pytest.mark.parametrize(
@@ -24,12 +24,18 @@ def test_bf16_where_the_processor_multiplies_in_it(
     assert default_dtype(torch.device("mps")) == torch.float32
 
 
-def test_threads_are_those_that_nobody_uses(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("cores", "wanted"), [(8, 6), (4, 4), (1, 1)])
+def test_threads_are_the_cores_that_may_be_used(cores: int, wanted: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(cores)), raising=False)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
-    for load, wanted in ((0.3, 6), (3.5, 5), (20.0, 1)):
+    for load in (0.3, 20.0):
         monkeypatch.setattr("os.getloadavg", lambda load=load: (load, 0, 0), raising=False)
-        assert free_threads() == wanted
+        assert usable_threads() == wanted
+
+
+def test_what_the_user_set_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1}, raising=False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
     monkeypatch.setenv("OMP_NUM_THREADS", "6")
-    assert free_threads() == 6
+    assert usable_threads() == 6

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 
 import torch
@@ -22,17 +21,18 @@ def default_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cpu" and _multiplies_bf16() else torch.float32
 
 
-def free_threads() -> int:
-    """Return how many threads can compute now without waiting for others: usable cores less those that are busy.
+def usable_threads() -> int:
+    """Return how many threads to compute with: the cores this process may use, or OMP_NUM_THREADS if that is set.
 
-    What the user set in OMP_NUM_THREADS stands.
+    How busy the cores are at the moment does not count: another number of threads adds in another order, and the last
+    bits of a vector would depend on the neighbours of the process. An index that was interrupted would then go on with
+    other numbers.
     """
     if os.environ.get("OMP_NUM_THREADS", "").isdigit():
         return torch.get_num_threads()
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    busy = math.floor(os.getloadavg()[0]) if hasattr(os, "getloadavg") else 0
     # torch's own choice leaves out the second threads of a core, which products gain nothing from.
-    return max(1, min(usable - busy, torch.get_num_threads()))
+    return max(1, min(usable, torch.get_num_threads()))
 
 
 def _multiplies_bf16() -> bool:

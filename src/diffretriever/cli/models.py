@@ -45,10 +45,10 @@ class ModelOptions:
         """
         import torch
 
-        from diffretriever.backbones.hardware import free_threads
+        from diffretriever.backbones.hardware import usable_threads
         from diffretriever.systems.opening import open_system
 
-        torch.set_num_threads(free_threads())
+        torch.set_num_threads(usable_threads())
         if self.system == "bm25":
             raise InputError("bm25 ranks by words and has no representations to keep; `evaluate` takes it")
         # An index is searched from other folders too, so a local model is remembered by its whole path.
