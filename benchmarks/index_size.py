@@ -74,7 +74,10 @@ def measure(folder: Path, options: argparse.Namespace, root: Path) -> None:
     by_id = {passage.passage_id: passage for passage in collection.passages}
     listed = [by_id[i] for i in passage_ids]
     print(HEAD, flush=True)
+    table = ""
     for backend, storage in choices(passages.dim):
+        if backend not in options.backends:
+            continue
         place = root / "index"
         build(place, backend, storage, listed, passages)
         with Index.open(place) as index:
@@ -131,6 +134,7 @@ def main() -> None:
     parser.add_argument("collections", nargs="+", type=Path, help="folders in BEIR's layout")
     parser.add_argument("--encodings", type=Path, required=True, help="what `diffretriever encode` wrote")
     parser.add_argument("--queries", type=int, default=300, help="at most so many judged queries")
+    parser.add_argument("--backends", nargs="+", default=["edge", "exact"])
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     import torch

@@ -127,7 +127,7 @@ class TestEncode:
 
         out = tmp_path / "reps"
         assert cli("encode", corpus, "--out", out, "--model", MODEL, "--batch-size", 4, "--words", 2).code == 0
-        parts = sorted(out.iterdir())
+        parts = sorted(out.glob("part-*"))
         assert [p.name for p in parts] == ["part-00000", "part-00001", "part-00002"]
         ids = [i for part in parts for i in json.loads((part / "ids.json").read_text())]
         assert ids == [p["_id"] for p in PASSAGES]
@@ -139,7 +139,44 @@ class TestEncode:
         ]
         assert cli("encode", corpus, "--out", out, "--model", MODEL).code == 1
         assert cli("encode", corpus, "--out", out, "--model", MODEL, "--overwrite").code == 0
-        assert [p.name for p in out.iterdir()] == ["part-00000"]
+        assert sorted(p.name for p in out.iterdir()) == ["build.json", "part-00000"]
+
+    def test_it_goes_on_where_it_was_killed(self, cli, corpus, tmp_path, monkeypatch):
+        from diffretriever.cli import encoding
+
+        command = ("encode", corpus, "--model", MODEL, "--batch-size", 3, "--dtype", "float32")
+        assert cli(*command, "--out", tmp_path / "whole").code == 0
+        real, out = encoding._write_part, tmp_path / "cut"
+
+        def write(folder, number, ids, representations):
+            if number == 2:
+                raise OSError(28, "No space left on device")
+            real(folder, number, ids, representations)
+
+        monkeypatch.setattr(encoding, "_write_part", write)
+        assert "No space left" in cli(*command, "--out", out).err
+        monkeypatch.undo()
+        (out / ".part-00002").mkdir()  # what a process that was killed while it wrote leaves
+        refused = cli(*command, "--out", out, "--words", 2)
+        assert (refused.code, "words: 0 against 2" in refused.err) == (1, True)
+        done = cli(*command, "--out", out)
+        assert done.code == 0
+        assert "going on: 6 are there already" in done.err
+        for part in sorted((tmp_path / "whole").glob("part-*")):
+            for file in part.iterdir():
+                assert (out / part.name / file.name).read_bytes() == file.read_bytes()
+        assert len([*out.glob("part-*")]) == 4
+        assert "exists already" in cli(*command, "--out", out).err
+
+    def test_another_input_of_the_same_name_is_refused(self, cli, tmp_path):
+        corpus, out = write_jsonl(tmp_path / "c.jsonl", PASSAGES), tmp_path / "o"
+        command = ("encode", corpus, "--out", out, "--model", MODEL, "--batch-size", 4)
+        assert cli(*command).code == 0
+        note = out / "build.json"
+        note.write_text(note.read_text().replace('"finished": true', '"finished": false'))
+        write_jsonl(corpus, PASSAGES[1:])
+        refused = cli(*command)
+        assert (refused.code, "begun with another input" in refused.err) == (1, True)
 
     def test_queries(self, cli, tmp_path):
         (tmp_path / "q.tsv").write_text("q1\twhat is a planet?\nq2\t\n")

@@ -1,4 +1,4 @@
-"""Building: what an unfinished index is being made of, so that the same command can go on with it."""
+"""Building: what an unfinished index, or folder of encodings, is made of, so that the same command can go on."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ BUILD_NOTE = "build.json"
 
 @dataclass(frozen=True)
 class Build:
-    """What an index is made of, kept beside it.
+    """What an index, or a folder of encodings, is made of, kept beside it.
 
     Attributes:
         source: the input as it was named.
-        options: everything that decides what the index will hold, in words.
+        options: everything that decides what it will hold, in words.
         finished: whether all of the input is in it.
     """
 
@@ -34,11 +34,11 @@ class Build:
     finished: bool = False
 
     @staticmethod
-    def of(source: str, encoder: Encoder, backend: str, storage: Storage, **options: object) -> Build:
+    def of(source: str, encoder: Encoder, **options: object) -> Build:
         """Return the build of an input with these options."""
         made = {name: str(value) for name, value in asdict(encoder.provenance).items()}
         chosen = {name.replace("_", " "): str(value) for name, value in options.items()}
-        return Build(source, {**made, "backend": backend, "storage": str(storage), **chosen})
+        return Build(source, {**made, **chosen})
 
     @staticmethod
     def read(folder: Path) -> Build | None:
@@ -151,7 +151,7 @@ def begin(
 
 
 def finish(folder: Path, build: Build) -> None:
-    """Mark the index as finished."""
+    """Mark what was built as finished."""
     Build(build.source, build.options, finished=True).write(folder)
 
 

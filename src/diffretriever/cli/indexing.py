@@ -89,9 +89,8 @@ def index(
             refuse_finished(out)
         encoder = choice.load()
         step = batch_size or default_step(encoder)
-        build = Build.of(
-            source, encoder, backend.value, chosen, words=words, batch_size=step, format=file_format, on_error=on_error
-        )
+        kept = {"backend": backend.value, "storage": chosen, "words": words}
+        build = Build.of(source, encoder, **kept, batch_size=step, format=file_format, on_error=on_error)
 
         def sample() -> Representations:
             return encoder.encode_passages(list(islice(passages, SAMPLE)))
