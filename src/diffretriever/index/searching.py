@@ -97,16 +97,22 @@ def hybrid_rankings(
     where, exact = options.where, options.exact
     # A hit must be able to come from either ranking alone.
     depth = max(options.depth, options.k)
-    dense = _dense(store, queries, options.dense, depth, options, calibrate)
+    # An approximate search overlooks passages. Those that the terms find get their own dense score all the same,
+    # instead of the 0 that a passage below the end of the ranking gets.
+    dense = _dense(store, queries, options.dense, depth, options, calibrate, with_terms=True)
     sparse = store.search(queries, "sparse", depth, where=where, exact=exact)
-    return [
-        (_completed(store, queries.select([i]), d, s, options, depth), s)
-        for i, (d, s) in enumerate(zip(dense, sparse, strict=True))
-    ]
+    return list(zip(dense, sparse, strict=True))
 
 
 def _dense(
-    store: Store, queries: Representations, mode: DenseMode, k: int, options: SearchOptions, calibrate: Calibrate
+    store: Store,
+    queries: Representations,
+    mode: DenseMode,
+    k: int,
+    options: SearchOptions,
+    calibrate: Calibrate,
+    *,
+    with_terms: bool = False,
 ) -> list[Ranking]:
     """Return dense rankings; where approximate ones by MaxSim will do, as deep ones as the wanted recall takes."""
     exact, depth = options.exact, None
@@ -115,24 +121,7 @@ def _dense(
         calibration = calibrate()
         depth = calibration.depth(k, options.recall) if calibration is not None else None
         exact = calibration is not None and depth is None
-    return store.search(queries, mode, k, where=options.where, exact=exact, depth=depth)
-
-
-def _completed(
-    store: Store, query: Representations, dense: Ranking, sparse: Ranking, options: SearchOptions, depth: int
-) -> Ranking:
-    """Return a dense ranking that no longer lacks passages of the sparse one.
-
-    An approximate search overlooks passages. Those that the terms find are known at once, so they get their own dense
-    score instead of the 0 that a passage below the end of the ranking gets.
-    """
-    listed = set(dense.passage_ids)
-    missing = [passage_id for passage_id in sparse.passage_ids if passage_id not in listed]
-    if dense.exact or not missing or not len(dense):
-        return dense
-    found = store.search(query, options.dense, len(missing), where=None, exact=True, among=missing)[0]
-    ids, scores = [*dense.passage_ids, *found.passage_ids], [*dense.scores.tolist(), *found.scores.tolist()]
-    return Ranking.sort(ids, scores, k=depth, exact=False)
+    return store.search(queries, mode, k, where=options.where, exact=exact, depth=depth, with_terms=with_terms)
 
 
 def _hits(store: Store, result: _Result, k: int) -> list[Hit]:

@@ -126,8 +126,8 @@ class Store(Protocol):
         *,
         where: Filter | None,
         exact: bool | None,
-        among: Sequence[str] | None = None,
         depth: int | None = None,
+        with_terms: bool = False,
     ) -> list[Ranking]:
         """Return the k best passages of each query: score descending, passage id ascending where scores are equal.
 
@@ -140,8 +140,8 @@ class Store(Protocol):
             k: length of each ranking, at least 1.
             where: condition on the metadata.
             exact: True compares with every passage, False may approximate, None lets the store choose.
-            among: ids of the only passages to rank; None for all.
             depth: candidates that an approximate "multi" search scores; None lets the store choose.
+            with_terms: an approximate dense search also compares the k passages that "sparse" ranks first.
         """
         ...
 

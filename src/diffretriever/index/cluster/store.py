@@ -179,21 +179,23 @@ class ClusterStore:
         *,
         where: Filter | None,
         exact: bool | None,
-        among: Sequence[str] | None = None,
         depth: int | None = None,
+        with_terms: bool = False,
     ) -> list[Ranking]:
         """Return the k best passages of each query; dense searches of many passages approximate by default."""
         condition = None if where is None else cluster_filter(where)
-        if among is not None:
-            chosen = models.HasIdCondition(has_id=[str(point_id(i)) for i in among])
-            condition = models.Filter(must=[chosen] if condition is None else [condition, chosen])
         choices = [mode == "sparse" or self._is_exact(queries, i, mode, exact) for i in range(len(queries))]
         if mode == "sparse":
             asks = [_sparse_ask(queries, i, condition) for i in range(len(queries))]
         else:
             storage = self._manifest.storage.precision
             wanted = depth or max(CANDIDATES, CANDIDATES_PER_HIT * k)
-            asks = [_dense_ask(queries, i, mode, condition, choices[i], storage, wanted) for i in range(len(queries))]
+            by_terms = [_sparse_ask(queries, i, condition) if with_terms else None for i in range(len(queries))]
+            besides = [[] if ask is None else [_prefetch(ask(k))] for ask in by_terms]
+            asks = [
+                _dense_ask(queries, i, mode, condition, choices[i], storage, wanted, besides[i])
+                for i in range(len(queries))
+            ]
         found = self._past_ties(k, asks)
         names = self._names_of([point for points in found for point in points])
         floor = 0.0 if mode == "sparse" else None
@@ -320,6 +322,7 @@ def _dense_ask(
     exact: bool,
     storage: str,
     wanted: int,
+    besides: list[models.Prefetch],
 ) -> _Ask | None:
     slots = queries.vectors(i)
     if len(slots) == 0:
@@ -330,10 +333,19 @@ def _dense_ask(
     def ask(limit: int) -> models.QueryRequest:
         if mode == "single":
             params = models.SearchParams(exact=True) if exact else None
-            return models.QueryRequest(query=pooled, using="pooled", limit=limit, filter=condition, params=params)
+            nearest = models.QueryRequest(query=pooled, using="pooled", limit=limit, filter=condition, params=params)
+            if exact or not besides:
+                return nearest
+            candidates = [_prefetch(nearest), *besides]
+            return models.QueryRequest(query=pooled, using="pooled", limit=limit, prefetch=candidates)
         if exact:
             return models.QueryRequest(query=multi, using="multi", limit=limit, filter=condition)
-        candidates = models.Prefetch(query=pooled, using="pooled", limit=max(wanted, limit), filter=condition)
-        return models.QueryRequest(query=multi, using="multi", limit=limit, prefetch=candidates)
+        first = models.Prefetch(query=pooled, using="pooled", limit=max(wanted, limit), filter=condition)
+        return models.QueryRequest(query=multi, using="multi", limit=limit, prefetch=[first, *besides])
 
     return ask
+
+
+def _prefetch(request: models.QueryRequest) -> models.Prefetch:
+    """Return a request as the first stage of another."""
+    return models.Prefetch(query=request.query, using=request.using, limit=request.limit, filter=request.filter)

@@ -5,7 +5,7 @@ The vectors `multi` are compared exhaustively, `pooled` by an HNSW graph, `spars
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -13,7 +13,6 @@ from uuid import UUID
 
 import numpy as np
 import qdrant_edge as qe
-import scipy.sparse as sp
 
 from diffretriever.corpus import Passage
 from diffretriever.errors import InputError
@@ -21,6 +20,7 @@ from diffretriever.fusion import Ranking
 from diffretriever.index.edge.engine import EdgeEngine
 from diffretriever.index.edge.filters import edge_filter
 from diffretriever.index.edge.points import engine_config, payload_of, to_point, to_stored
+from diffretriever.index.edge.requests import Ask, Candidates, multi_ask, single_ask, sparse_ask
 from diffretriever.index.filters import Filter
 from diffretriever.index.folder.copying import copy_folder
 from diffretriever.index.manifest import Manifest
@@ -43,6 +43,9 @@ from diffretriever.representations import Representations
 EXACT_MULTI_WORK, EXACT_SINGLE_WORK = 10**9, 10**8
 #: Candidates by pooled vector that MaxSim reranks when the search is approximate.
 CANDIDATES, CANDIDATES_PER_HIT = 1000, 4
+#: Pooled vectors that are compared in the time in which their graph finds one more candidate (about 2 us; 384
+#: dimensions).
+SCAN_PER_CANDIDATE = 50
 #: Candidates that codes choose for each hit.
 OVERSAMPLING: dict[str, float] = {"int8": 4.0, "binary": 16.0}
 #: Most numbers of one write: bounds the write-ahead log's entries.
@@ -50,7 +53,7 @@ _WRITE_NUMBERS = 2_000_000
 #: How often about a write goes to disk: its log, its points, and what the files reserve.
 _WRITE_COPIES = 4
 _OPTIMIZE_LEAST, _OPTIMIZE_SHARE = 1000, 0.1
-_SCROLL = 1000
+_SCROLL, _QUERIES = 1000, 32
 _KNOWN_NAMES = 1_000_000
 
 
@@ -65,7 +68,7 @@ class EdgeStore:
             IndexFormatError: the engine cannot read the folder.
         """
         self._manifest = manifest
-        self._names: dict[UUID, str] = {}
+        self._names: dict[int, str] = {}
         self._length: int | None = None
         self._folder = folder
         self._engine = EdgeEngine(folder, engine_config(manifest))
@@ -153,17 +156,26 @@ class EdgeStore:
         *,
         where: Filter | None,
         exact: bool | None,
-        among: Sequence[str] | None = None,
         depth: int | None = None,
+        with_terms: bool = False,
     ) -> list[Ranking]:
         """Return the k best passages of each query; dense searches of many passages approximate by default."""
         condition = None if where is None else edge_filter(where)
-        if among is not None:
-            chosen = qe.Filter(must=[qe.HasIdCondition({point_id(i) for i in among})])
-            condition = chosen if condition is None else qe.Filter(must=[condition, chosen])
-        if mode == "sparse":
-            return [self._search_sparse(queries.sparse[i], k, condition) for i in range(len(queries))]
-        return [self._search_dense(queries, i, mode, k, condition, exact, depth) for i in range(len(queries))]
+        choices = [mode == "sparse" or self._is_exact(queries, i, mode, exact) for i in range(len(queries))]
+        candidates = self._candidates(k, depth, with_terms=with_terms)
+        rankings = []
+        for start in range(0, len(queries), _QUERIES):
+            group = range(start, min(start + _QUERIES, len(queries)))
+            if mode == "sparse":
+                asks = [sparse_ask(queries, i, condition) for i in group]
+            else:
+                dense_ask = single_ask if mode == "single" else multi_ask
+                asks = [dense_ask(queries, i, condition, exact=choices[i], candidates=candidates) for i in group]
+            for i, points in zip(group, self._past_ties(k, asks), strict=True):
+                kept = [p for p in points if p.score > 0] if mode == "sparse" else points
+                floor = 0.0 if mode == "sparse" else None
+                rankings.append(self._ranking(kept, k, exact=choices[i], floor=floor))
+        return rankings
 
     def approximates(self, mode: StoreMode, query_slots: int) -> bool:
         """Return whether a search is approximate by default: where codes are, and beyond some work per query."""
@@ -210,64 +222,39 @@ class EdgeStore:
         records: list[qe.Record] = self._engine.ask("read", lambda shard: shard.retrieve(wanted, payload, vectors))
         return records
 
-    def _search_sparse(self, weights: sp.csr_matrix, k: int, condition: qe.Filter | None) -> Ranking:
-        if weights.nnz == 0:
-            return Ranking([], np.zeros(0), floor=0.0)
-        vector = qe.SparseVector(weights.indices.tolist(), weights.data.tolist())
-        points = self._past_ties(
-            k,
-            lambda limit: qe.QueryRequest(
-                query=qe.Query.Nearest(vector, using="sparse"), limit=limit, filter=condition
-            ),
-        )
-        return self._ranking([p for p in points if p.score > 0], k, exact=True, floor=0.0)
+    def _is_exact(self, queries: Representations, i: int, mode: StoreMode, exact: bool | None) -> bool:
+        return exact if exact is not None else not self.approximates(mode, len(queries.vectors(i)))
 
-    def _search_dense(
-        self,
-        queries: Representations,
-        i: int,
-        mode: StoreMode,
-        k: int,
-        condition: qe.Filter | None,
-        exact: bool | None,
-        depth: int | None,
-    ) -> Ranking:
-        slots = queries.vectors(i)
-        if len(slots) == 0:
-            return Ranking([], np.zeros(0))
-        if exact is None:
-            exact = not self.approximates(mode, len(slots))
-        pooled = qe.Query.Nearest(queries.pooled[i].tolist(), using="pooled")
-        multi = qe.Query.Nearest(slots.tolist(), using="multi")
+    def _candidates(self, k: int, depth: int | None, *, with_terms: bool) -> Candidates:
+        """Return how an approximate search for the k best chooses what it compares, of a given depth or a usual one."""
+        most = OVERSAMPLING.get(self._manifest.storage.codes or "")
+
+        def oversampling(limit: int) -> float:
+            return cast(float, most) if depth is None else max(1.0, depth / limit)
+
         wanted = depth or max(CANDIDATES, CANDIDATES_PER_HIT * k)
+        return Candidates(
+            wanted,
+            len(self) <= SCAN_PER_CANDIDATE * wanted,
+            None if most is None else oversampling,
+            k if with_terms and self._manifest.vocabulary_size else 0,
+        )
 
-        def request(limit: int) -> qe.QueryRequest:
-            if mode == "single":
-                params = qe.SearchParams(exact=exact)
-                return qe.QueryRequest(query=pooled, limit=limit, filter=condition, params=params)
-            if exact:
-                params = qe.SearchParams(quantization=qe.QuantizationSearchParams(ignore=True))
-                return qe.QueryRequest(query=multi, limit=limit, filter=condition, params=params)
-            if (more := OVERSAMPLING.get(self._manifest.storage.codes or "")) is not None:
-                more = more if depth is None else max(1.0, depth / limit)
-                params = qe.SearchParams(quantization=qe.QuantizationSearchParams(rescore=True, oversampling=more))
-                return qe.QueryRequest(query=multi, limit=limit, filter=condition, params=params)
-            candidates = qe.Prefetch(limit=max(wanted, limit), query=pooled, filter=condition)
-            return qe.QueryRequest(query=multi, limit=limit, prefetches=[candidates])
+    def _past_ties(self, k: int, asks: Sequence[Ask]) -> list[list[qe.ScoredPoint]]:
+        """Return for each query at least the k best points, and all that tie with the k-th, so that ids can decide."""
+        found: list[list[qe.ScoredPoint]] = [[] for _ in asks]
+        limits = {i: k + 1 for i, ask in enumerate(asks) if ask is not None}
+        while limits:
+            requests = [ask(limits[i]) for i, ask in enumerate(asks) if ask is not None and i in limits]
+            for i, points in zip(limits, self._ask_best(requests), strict=True):
+                found[i] = points
+            tied = [i for i, n in limits.items() if len(found[i]) == n and found[i][-1].score >= found[i][k - 1].score]
+            limits = {i: 4 * limits[i] for i in tied}
+        return found
 
-        return self._ranking(self._past_ties(k, request), k, exact=exact, floor=None)
-
-    def _past_ties(self, k: int, request: Callable[[int], qe.QueryRequest]) -> list[qe.ScoredPoint]:
-        """Return at least the k best points, and everything that ties with the k-th, so that ids can decide."""
-        limit = k + 1
-        while True:
-            points = self._ask_best(request(limit))
-            if len(points) < limit or points[-1].score < points[k - 1].score:
-                return points
-            limit *= 4
-
-    def _ask_best(self, request: qe.QueryRequest) -> list[qe.ScoredPoint]:
-        points: list[qe.ScoredPoint] = self._engine.ask("search", lambda shard: shard.query(request))
+    def _ask_best(self, requests: list[qe.QueryRequest]) -> list[list[qe.ScoredPoint]]:
+        batch = qe.QueryBatchRequest(requests)
+        points: list[list[qe.ScoredPoint]] = self._engine.ask("search", lambda shard: shard.query_batch(batch))
         return points
 
     def _ranking(self, points: Sequence[qe.ScoredPoint], k: int, *, exact: bool, floor: float | None) -> Ranking:
@@ -278,7 +265,9 @@ class EdgeStore:
         """Return the passage ids of points. They are remembered: reading payloads takes longer than the search."""
         if len(self._names) > _KNOWN_NAMES:
             self._names.clear()
-        if unknown := [p for p in points if p not in self._names]:
+        # By number: a UUID computes its hash and compares itself in Python.
+        numbers = [p.int for p in points]
+        if unknown := [p for p, n in zip(points, numbers, strict=True) if n not in self._names]:
             for record in self._retrieve(unknown, ["id"]):
-                self._names[cast(UUID, record.id)] = id_of(payload_of(record), record.id)
-        return [self._names[p] for p in points]
+                self._names[cast(UUID, record.id).int] = id_of(payload_of(record), record.id)
+        return [self._names[n] for n in numbers]

@@ -28,15 +28,12 @@ def search_parts(
     mode: StoreMode,
     k: int,
     where: Filter | None,
-    among: frozenset[str] | None,
 ) -> list[Ranking]:
-    """Return the k best passages of each query, of those that meet a condition and are among some ids."""
+    """Return the k best passages of each query, of those that meet a condition."""
     best = [Best(k) for _ in range(len(queries))]
     starts = [0]
     for part in parts:
         eligible = part.live if where is None else part.live & _mask(part.segment, where)
-        if among is not None:
-            eligible = eligible & np.array([i in among for i in part.segment.passage_ids], dtype=np.bool_)
         if mode == "sparse":
             _collect_sparse(part, queries, eligible, starts[-1], best)
         else:

@@ -167,16 +167,13 @@ class ExactStore:
         *,
         where: Filter | None,
         exact: bool | None,
-        among: Sequence[str] | None = None,
         depth: int | None = None,
+        with_terms: bool = False,
     ) -> list[Ranking]:
-        """Return the k best passages of each query; always exact, whatever `exact` and `depth` say."""
+        """Return the k best passages of each query; always exact, whatever the options say."""
         found: list[Ranking] = []
-        chosen = None if among is None else frozenset(among)
         for start in range(0, len(queries), _QUERY_BLOCK):
-            found.extend(
-                search_parts(self._parts, queries.select(slice(start, start + _QUERY_BLOCK)), mode, k, where, chosen)
-            )
+            found += search_parts(self._parts, queries.select(slice(start, start + _QUERY_BLOCK)), mode, k, where)
         return found
 
     def approximates(self, mode: StoreMode, query_slots: int) -> bool:
