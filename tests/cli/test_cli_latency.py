@@ -45,6 +45,7 @@ def test_every_system_and_length_has_a_point(measured):
         assert 0 < point.one.least_ms <= point.one.median_ms <= point.one.p95_ms
         assert point.one.samples == 3
         assert point.texts_per_second > 0
+    assert [p.length for p in results.encoding] == [20] * 4 + [60] * 4
     assert [round(p.text_tokens) for p in results.encoding] == [20] * 4 + [60] * 4
     # Random weights all but never predict a stop token: the answers have the length that was asked for.
     assert [p.vectors for p in results.encoding[:4]] == [1, 4, 1, 3]

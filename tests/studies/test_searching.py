@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 
-from diffretriever.scoring import maxsim_blocks, top_k
-from diffretriever.studies.searching import SearchPlan, best, measure_search
+from diffretriever.studies.searching import SearchPlan, _in_memory, best, measure_search
 from diffretriever.studies.timing import Schedule
 
 
@@ -15,12 +13,10 @@ def unit(*shape, seed):
 
 
 @pytest.mark.parametrize("pair", [(1, 1), (4, 4), (4, 16)])
-def test_what_is_timed_finds_what_the_scoring_finds(pair):
+def test_what_is_timed_on_a_gpu_finds_what_the_search_in_memory_finds(pair):
     queries, index = unit(3, pair[0], 16, seed=1), unit(50, pair[1], 16, seed=2)
-    offsets = [np.arange(n + 1) * k for n, k in ((3, pair[0]), (50, pair[1]))]
-    flat = [t.reshape(-1, 16).numpy() for t in (queries, index)]
-    scores = torch.cat([s for _, s in maxsim_blocks((flat[0], offsets[0]), (flat[1], offsets[1]))], dim=1)
-    assert best(queries, index, 10).tolist() == top_k(scores, 10).positions.tolist()
+    expected = _in_memory(index, "single" if pair == (1, 1) else "multi")(queries)
+    assert best(queries, index, 10).tolist() == expected.tolist()
 
 
 def test_an_index_that_does_not_fit_is_left_out_and_said():

@@ -77,7 +77,9 @@ def _register() -> None:
         explaining,
         indexing,
         recalling,
+        reporting,
         searching,
+        sweeping,
         timing,
         transferring,
     )
@@ -99,6 +101,8 @@ def _register() -> None:
     app.command("tune")(comparing.tune)
     app.command("demo")(demo.demo)
     app.command("latency")(timing.latency)
+    app.command("sweep")(sweeping.sweep)
+    app.command("report")(reporting.report)
 
 
 _register()

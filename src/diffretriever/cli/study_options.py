@@ -58,6 +58,54 @@ Seed = Annotated[int, typer.Option(help="Seed of every random choice.", rich_hel
 Threads = Annotated[
     int | None, typer.Option(min=1, help="Threads of a CPU.", show_default=False, rich_help_panel=_STUDY)
 ]
+Source = Annotated[
+    str,
+    typer.Option(
+        "--collection",
+        "-c",
+        metavar="PATH",
+        help="The collection that pairs are chosen on: a BEIR folder, ir_datasets:ID, or scifact (bundled).",
+    ),
+]
+Grid = Annotated[str, typer.Option(help="Values of K_q and of K_p.", rich_help_panel=_STUDY)]
+Transfer = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PATH",
+        help="A collection on which the chosen pair is compared with the best one there; may be repeated.",
+        show_default=False,
+        rich_help_panel=_STUDY,
+    ),
+]
+TransferSplit = Annotated[
+    str | None,
+    typer.Option(
+        help="Split of the judgements of the transfer; by default test, or the only one.",
+        show_default=False,
+        rich_help_panel=_STUDY,
+    ),
+]
+SweepModes = Annotated[
+    str, typer.Option(metavar="M,M,...", help="dense (MaxSim), sparse, hybrid.", rich_help_panel=_STUDY)
+]
+Measure = Annotated[str, typer.Option(help="Measure that pairs are chosen by.", rich_help_panel=_STUDY)]
+Control = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Control of the oracle per query: noise (on the masked positions), prompts (other wordings), or none; may "
+        "be repeated. By default noise.",
+        show_default=False,
+        rich_help_panel=_STUDY,
+    ),
+]
+NoiseSize = Annotated[
+    float,
+    typer.Option(
+        min=0.0,
+        help="Noise of the control, in units of the deviation of the input embeddings.",
+        rich_help_panel=_STUDY,
+    ),
+]
 
 
 def numbers(text: str) -> list[int]:

@@ -60,8 +60,9 @@ def latency(
     many = batch or (32 if where.type == "cuda" else 8)
     plan = EncodingPlan(tuple(numbers(lengths)), many, seed)
     wanted = default_sizes(where) if sizes is None else [size for size in numbers(sizes) if size]
-    search = SearchPlan(contenders[0].encoder.dim, tuple(pairs(search_slots)), tuple(wanted), many, seed)
-    measured = _measure(contenders, plan, search, Schedule(rounds, 2, seconds), where)
+    widths = sorted({c.encoder.dim for c in contenders})
+    searches = [SearchPlan(dim, tuple(pairs(search_slots)), tuple(wanted), many, seed) for dim in widths]
+    measured = _measure(contenders, plan, searches, Schedule(rounds, 2, seconds), where)
     path = measured.write(out)
     _show(measured)
     message(f"{path}: {len(measured.encoding)} points of encoding, {len(measured.search)} of searching")
@@ -95,7 +96,7 @@ def _contenders(
 def _measure(
     contenders: Sequence[Contender],
     plan: EncodingPlan,
-    search: SearchPlan,
+    searches: Sequence[SearchPlan],
     schedule: Schedule,
     device: torch.device,
 ) -> LatencyResults:
@@ -110,8 +111,8 @@ def _measure(
     skipped: list[str] = []
     with progress_bar("encoding, by length", len(plan.lengths)) as advance:
         encoding, checks = measure_encoding(contenders, plan, schedule, skipped, advance)
-    with progress_bar("searching", len(search.sizes) * len(search.slots)) as advance:
-        searched = measure_search(search, schedule, device, skipped, advance)
+    with progress_bar("searching", sum(len(s.sizes) * len(s.slots) for s in searches)) as advance:
+        searched = [p for s in searches for p in measure_search(s, schedule, device, skipped, advance)]
     return LatencyResults(
         schema=SCHEMA,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -135,7 +136,7 @@ def _show(measured: LatencyResults) -> None:
     encoding = Table("system", "tokens", "median ms", "p95 ms", "texts/s", "vectors", title="Encoding, one text")
     for p in measured.encoding:
         times = (f"{p.one.median_ms:.1f}", f"{p.one.p95_ms:.1f}", f"{p.texts_per_second:.1f}")
-        encoding.add_row(p.key, f"{p.text_tokens:.0f}", *times, f"{p.vectors:.1f}")
+        encoding.add_row(p.key, str(p.length), *times, f"{p.vectors:.1f}")
     search = Table("vectors", "passages", "median ms", "p95 ms", "queries/s", title="Exact search, one query")
     for s in measured.search:
         pair = f"({s.query_slots}, {s.passage_slots})"
@@ -144,7 +145,7 @@ def _show(measured: LatencyResults) -> None:
     checks = Table("ratio", "tokens", "measured", "expected", "holds", title="Ratios, medians of paired rounds")
     for c in measured.checks:
         holds = "" if c.passed is None else "yes" if c.passed else "NO"
-        checks.add_row(c.name, f"{c.text_tokens:.0f}", f"{c.value:.2f}", c.expected, holds)
+        checks.add_row(c.name, str(c.length), f"{c.value:.2f}", c.expected, holds)
     show(encoding, *([search] if measured.search else []), *([checks] if measured.checks else []))
     for line in measured.skipped:
         message(f"left out: {line}")

@@ -175,7 +175,7 @@ class Experiment:
             started = time.perf_counter()
             lexical = system.index(list(self.passages()))
             return lexical, Filling(len(self.pool), 0, time.perf_counter() - started)
-        encodings = Encodings.open(self.encodings_root, system, self.pool)
+        encodings = self.encodings or Encodings.open(self.encodings_root, system, self.pool)
         filling = encodings.fill(system, self.passages(), progress=self.progress)
         candidates = None if self.plan.rerank is None else candidate_matrix(self._candidates, self.pool)
         searcher = EncodedSearcher(

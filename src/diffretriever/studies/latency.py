@@ -73,7 +73,7 @@ def measure_encoding(
         taking_part = [c for c in contenders if c.about.key in texts]
         if taking_part:
             ones, manys = _durations(taking_part, texts, plan.batch, schedule, device)
-            points += [_point(c, texts[c.about.key], plan.batch, ones, manys) for c in taking_part]
+            points += [_point(c, length, texts[c.about.key], plan.batch, ones, manys) for c in taking_part]
             checks += _checks(taking_part, length, ones, on_gpu=device.type == "cuda")
         advance(1)
     return points, checks
@@ -107,6 +107,7 @@ def _encode_many(contender: Contender, texts: Sequence[str], _: int) -> object:
 
 def _point(
     contender: Contender,
+    length: int,
     texts: list[str],
     batch: int,
     ones: dict[str, list[float]],
@@ -116,6 +117,7 @@ def _point(
     encoded = encoder.encode_passages(texts)
     return EncodingPoint(
         key=key,
+        length=length,
         text_tokens=float(np.mean([len(ids) for ids in encoder.tokenise(texts, "passage")])),
         one=Timing.of(ones[key]),
         batch=batch,

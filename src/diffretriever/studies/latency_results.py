@@ -47,6 +47,7 @@ class EncodingPoint:
 
     Attributes:
         key: which system.
+        length: tokens of a text that were asked for.
         text_tokens: tokens of a text, prompt and masked positions not counted; the mean over the texts.
         one: duration of encoding one text.
         batch: texts of a larger call.
@@ -55,6 +56,7 @@ class EncodingPoint:
     """
 
     key: str
+    length: int
     text_tokens: float
     one: Timing
     batch: int
@@ -95,14 +97,14 @@ class Check:
 
     Attributes:
         name: which ratio.
-        text_tokens: at which length of the text.
+        length: at which length of the text, in tokens.
         value: the median over the rounds of the paired ratio.
         expected: what the paper reports, in words.
         passed: whether it holds; None where the paper's machine and models differ and it is for comparison only.
     """
 
     name: str
-    text_tokens: float
+    length: int
     value: float
     expected: str
     passed: bool | None

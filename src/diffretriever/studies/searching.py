@@ -1,12 +1,20 @@
-"""Searching: the latency of an exact search against the size of the index, over random vectors held on the device."""
+"""Searching: the latency of an exact search against the size of the index, over random vectors.
+
+On a CPU it is the package's own exact search of arrays in memory. On a GPU the vectors lie on the device, which that
+search does not assume: there it is the same product, maximum and sum over resident vectors.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import scipy.sparse as sp
 import torch
 
+from diffretriever.representations import Provenance, Representations
+from diffretriever.scoring import DenseMode, best_passages
 from diffretriever.studies.latency_results import SearchPoint
 from diffretriever.studies.timing import Schedule, Timing, interleaved
 
@@ -85,14 +93,10 @@ def _point(
     index = _unit(passages * pair[1], plan.dim, generator, dtype).view(passages, pair[1], plan.dim)
     queries = _unit(_QUERIES * pair[0], plan.dim, generator, dtype).view(_QUERIES, pair[0], plan.dim)
     many = queries.repeat(-(-plan.batch // _QUERIES), 1, 1)[: plan.batch]
+    search = _resident(index) if device.type == "cuda" else _in_memory(index, "single" if pair == (1, 1) else "multi")
     with torch.inference_mode():
         times = interleaved(
-            {
-                "one": lambda r: best(queries[r % _QUERIES][None], index, _FOUND).cpu(),
-                "many": lambda _: best(many, index, _FOUND).cpu(),
-            },
-            schedule,
-            device,
+            {"one": lambda r: search(queries[r % _QUERIES][None]), "many": lambda _: search(many)}, schedule, device
         )
     return SearchPoint(
         variant="single" if pair == (1, 1) else "multi",
@@ -104,6 +108,31 @@ def _point(
         one=Timing.of(times["one"]),
         batch=plan.batch,
         queries_per_second=1000 * plan.batch / Timing.of(times["many"]).median_ms,
+    )
+
+
+def _in_memory(index: torch.Tensor, mode: DenseMode) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return the package's exact search of vectors [N, K_p, D] in the memory of the CPU."""
+    passages = _representations(index)
+    return lambda queries: best_passages(_representations(queries), passages, _FOUND, mode).positions
+
+
+def _resident(index: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return an exact search of vectors [N, K_p, D] that lie on a GPU; the result comes to the CPU."""
+    return lambda queries: best(queries, index, _FOUND).cpu()
+
+
+def _representations(vectors: torch.Tensor) -> Representations:
+    """Return texts with these vectors [N, K, D], without copying them, and without terms."""
+    count, slots, dim = vectors.shape
+    nothing = Provenance("random", "", "", "", "default", "slot", slots, slots, 1, 1, 1, "float32", "")
+    return Representations(
+        dense=vectors.reshape(-1, dim).numpy(),
+        offsets=np.arange(count + 1, dtype=np.int64) * slots,
+        pooled=vectors[:, 0].numpy() if slots == 1 else vectors.mean(1).numpy(),
+        sparse=sp.csr_matrix((count, 0), dtype=np.float32),
+        words=None,
+        provenance=nothing,
     )
 
 

@@ -1,0 +1,166 @@
+"""The report: result files of any study, collected and laid out as one document."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+from diffretriever.errors import CorpusError, InputError
+from diffretriever.evaluation.results import RESULTS_FILE, Results
+from diffretriever.machine import Machine
+from diffretriever.studies.document import Block, Document, Listing, Paragraph, Section
+from diffretriever.studies.effectiveness import Board, Row, board
+from diffretriever.studies.effectiveness_section import (
+    differences_section,
+    effectiveness_section,
+    tradeoff_section,
+)
+from diffretriever.studies.latency_results import LATENCY_FILE, LatencyResults
+from diffretriever.studies.latency_section import latency_section
+from diffretriever.studies.significance import marks_against
+from diffretriever.studies.sweep_results import SWEEP_FILE, SweepResults
+from diffretriever.studies.sweep_section import sweep_section
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything that was found in the given files and folders.
+
+    Attributes:
+        results: results of evaluations, those that a sweep is made of left out.
+        latency: runs of the latency study.
+        sweeps: sweeps.
+    """
+
+    results: tuple[Results, ...]
+    latency: tuple[LatencyResults, ...]
+    sweeps: tuple[SweepResults, ...]
+
+    @staticmethod
+    def read(paths: Sequence[Path]) -> Inputs:
+        """Return what files, and folders with all that lies below, hold.
+
+        Raises:
+            CorpusError: a path does not exist, holds no result, or a file is damaged.
+        """
+        found: dict[Path, None] = {}
+        for path in paths:
+            files = [path] if path.is_file() else sorted(_files_below(path))
+            if not files:
+                names = f"{RESULTS_FILE}, {SWEEP_FILE} or {LATENCY_FILE}"
+                raise CorpusError(f"{path}: there is no {names}; give folders that evaluate, sweep or latency wrote")
+            found |= dict.fromkeys(file.resolve() for file in files)
+        kinds: dict[str, list[Path]] = {RESULTS_FILE: [], SWEEP_FILE: [], LATENCY_FILE: []}
+        for file in found:
+            if file.name not in kinds:
+                raise CorpusError(f"{file}: is none of {', '.join(kinds)}")
+            kinds[file.name].append(file)
+        return Inputs(
+            tuple(Results.read(path) for path in kinds[RESULTS_FILE]),
+            tuple(LatencyResults.read(path) for path in kinds[LATENCY_FILE]),
+            tuple(SweepResults.read(path) for path in kinds[SWEEP_FILE]),
+        )
+
+
+def _files_below(folder: Path) -> list[Path]:
+    """Return the result files below a folder; of a sweep only its own, not the pairs that it is made of."""
+    if (folder / SWEEP_FILE).is_file():
+        return [folder / SWEEP_FILE]
+    own = [folder / name for name in (RESULTS_FILE, LATENCY_FILE) if (folder / name).is_file()]
+    below = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    return own + [file for path in below for file in _files_below(path)]
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the reader chose.
+
+    Attributes:
+        title: heading of the page.
+        measure: the measure; None for the first that all results have.
+        baseline: name of the row that others are compared with; None for the first.
+        focus: name of the row whose queries are shown one by one; None for the one with the best mean.
+        passages: size of the index of the trade-off.
+    """
+
+    title: str = "Retrieval results"
+    measure: str | None = None
+    baseline: str | None = None
+    focus: str | None = None
+    passages: int = 10_000
+
+
+def compose(inputs: Inputs, choices: Choices) -> Document:
+    """Return the document of some result files.
+
+    Raises:
+        InputError: a row or measure that was asked for does not exist, or results do not fit together.
+    """
+    table = board(inputs.results, choices.measure) if inputs.results else None
+    sections: list[Section] = []
+    if table is not None:
+        baseline = table.row(choices.baseline) if choices.baseline else table.rows[0]
+        sections.append(_effectiveness(table, baseline))
+    sections.append(tradeoff_section(table, inputs.latency, choices.passages))
+    if table is not None and len(table.rows) > 1:
+        focus = table.row(choices.focus) if choices.focus else _focus(table, baseline)
+        if focus.name == baseline.name:
+            raise InputError(f"{focus.name!r} cannot be compared with itself; choose another --focus or --baseline")
+        if (differences := differences_section(table, focus, baseline)) is not None:
+            sections.append(differences)
+    sections += [latency_section(run, n) for n, run in enumerate(inputs.latency, 1)]
+    sections += [sweep_section(sweep, n) for n, sweep in enumerate(inputs.sweeps, 1)]
+    sections.append(_origin(inputs))
+    made = datetime.now(timezone.utc).date().isoformat()
+    counts = f"evaluations {len(inputs.results)}, latency runs {len(inputs.latency)}, sweeps {len(inputs.sweeps)}"
+    return Document(choices.title, f"Made by diffretriever report on {made}. Read: {counts}.", tuple(sections))
+
+
+def _effectiveness(table: Board, baseline: Row) -> Section:
+    marks, note = marks_against(table, baseline)
+    return effectiveness_section(table, marks, note)
+
+
+def _focus(table: Board, baseline: Row) -> Row:
+    """Return the row with the best mean over the tasks it has, but for the baseline."""
+
+    def mean(row: Row) -> tuple[int, float]:
+        values = [v for task in table.tasks if (v := row.value(task, table.measure)) is not None]
+        return len(values), sum(values) / len(values)
+
+    return max((row for row in table.rows if row is not baseline), key=mean)
+
+
+def _origin(inputs: Inputs) -> Section:
+    """Return what made the numbers: commands, seeds, machines, versions."""
+    runs: list[Results | LatencyResults | SweepResults] = [*inputs.results, *inputs.latency, *inputs.sweeps]
+    commands = dict.fromkeys(run.command for run in runs)
+    machines = dict.fromkeys(_machine(run.machine) for run in runs)
+    versions = dict.fromkeys(", ".join(f"{k} {v}" for k, v in run.versions.items()) for run in runs)
+    systems = dict.fromkeys(_system(results) for results in inputs.results)
+    blocks: list[Block] = [
+        Paragraph("Commands that made the numbers, in the order of the files:"),
+        Listing(tuple(commands)),
+        Paragraph(f"Seeds: {', '.join(sorted({str(run.seed) for run in runs}))}. Machines: {'; '.join(machines)}."),
+        Paragraph(f"Versions: {'; '.join(versions)}."),
+    ]
+    if systems:
+        blocks += [Paragraph("Systems:"), Listing(tuple(systems))]
+    return Section("How the numbers were made", tuple(blocks))
+
+
+def _machine(machine: Machine) -> str:
+    parts = [machine.processor, f"{machine.threads} threads", f"{machine.memory_bytes / 2**30:.0f} GiB"]
+    return ", ".join([*parts, *([machine.accelerator] if machine.accelerator else []), machine.platform])
+
+
+def _system(results: Results) -> str:
+    stamp, p = results.system, results.system.provenance
+    if p is None:
+        return f"{stamp.label}: " + ", ".join(f"{k}={v}" for k, v in stamp.settings.items())
+    slots = f"K=({p.query_slots}, {p.passage_slots})"
+    lengths = f"lengths {p.max_query_length}/{p.max_passage_length}"
+    what = f"{p.system}, {p.fingerprint}, prompt {p.prompt} {p.prompt_hash}, protocol {p.protocol}, readout {p.readout}"
+    return f"{stamp.label}: {what}, {slots}, S={p.steps}, {lengths}, {p.dtype}, stops {p.stops}"
