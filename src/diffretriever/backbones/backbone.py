@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from diffretriever.backbones.attention import attention_mask
+from diffretriever.backbones.graphs import Inputs, Recorder, SequenceGraphs
 from diffretriever.backbones.packing import IMPLEMENTATION, packed_forward
 from diffretriever.backbones.specs import BackboneSpec
 from diffretriever.sequences import Batch, SpecialIds
@@ -43,6 +44,7 @@ class Backbone(nn.Module):
         tokenizer: its tokeniser.
         special: ids of its mask, end-of-sequence and padding tokens.
         fingerprint: digest of weights and tokeniser.
+        graphs: runs single sequences in inference mode, on devices where that is faster; None for none.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Backbone(nn.Module):
         self.tokenizer = tokenizer
         self.special = special
         self.fingerprint = fingerprint
+        self.graphs: SequenceGraphs | None = None
 
     @property
     def device(self) -> torch.device:
@@ -93,6 +96,14 @@ class Backbone(nn.Module):
     def _decoder(self) -> nn.Linear:
         return cast(nn.Linear, self.model.get_output_embeddings())  # type: ignore[operator]
 
+    def use_graphs(self, record: Recorder | None = None) -> None:
+        """Run single sequences through recorded graphs from now on; for models whose sequences may be packed.
+
+        Args:
+            record: makes a call repeatable; as a CUDA graph by default.
+        """
+        self.graphs = SequenceGraphs(self._padded_at, self.special.pad, record)
+
     @property
     def packs(self) -> bool:
         """Whether sequences of a batch go through without padding."""
@@ -122,16 +133,25 @@ class Backbone(nn.Module):
             offset: added to each position before reading.
         """
         batch = batch.to(self.device)
+        if self.graphs is not None and len(batch.lengths) == 1 and torch.is_inference_mode_enabled():
+            found = self.graphs(batch.ids, batch.slots, slot_embeddings, offset)
+            if found is not None:
+                return found
         wanted = batch.slots + offset
         if not self.packs:
-            rows = torch.arange(len(batch.ids), device=self.device)[:, None]
-            embeddings = _with_slots(self._embedding(batch.ids), (rows, batch.slots), slot_embeddings)
-            hidden = self._padded(embeddings, batch.mask)
-            return hidden.gather(1, wanted[:, :, None].expand(-1, -1, hidden.shape[-1]).to(hidden.device))
+            return self._padded_at(Inputs(batch.ids, batch.mask, batch.slots, slot_embeddings, offset))
         place = _places(batch.lengths, self.device)
         embeddings = self._embedding(batch.ids[place.rows, place.positions])
         embeddings = _with_slots(embeddings, (place.starts[:, None] + batch.slots,), slot_embeddings)
         return self._packed(embeddings, place, place.starts[:, None] + wanted).view(*wanted.shape, -1)
+
+    def _padded_at(self, inputs: Inputs) -> torch.Tensor:
+        """Return the hidden states [B, K, D] at the slots of padded sequences."""
+        rows = torch.arange(len(inputs.ids), device=inputs.ids.device)[:, None]
+        embeddings = _with_slots(self._embedding(inputs.ids), (rows, inputs.slots), inputs.added)
+        hidden = self._padded(embeddings, inputs.mask)
+        index = (inputs.slots + inputs.offset)[:, :, None].expand(-1, -1, hidden.shape[-1])
+        return hidden.gather(1, index.to(hidden.device))
 
     def _padded(self, embeddings: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Return the hidden states [B, L, D] of padded sequences, given as input embeddings."""

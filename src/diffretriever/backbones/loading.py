@@ -86,6 +86,8 @@ def load_backbone(
     special = _special_ids(spec, config_json, tokenizer, folder)
     backbone = Backbone(model.eval(), spec, tokenizer, special, digest.hexdigest()[:16]).eval()
     probe_attention(backbone)
+    if device.type == "cuda" and backbone.packs:
+        backbone.use_graphs()
     return backbone
 
 
