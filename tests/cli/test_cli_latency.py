@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 from cli_samples import MODEL
@@ -101,3 +105,34 @@ def test_a_file_of_another_layout_is_refused(cli, tmp_path):
     (tmp_path / "latency.json").write_text('{"schema": 99}', encoding="utf-8")
     with pytest.raises(CorpusError, match="layout 99, this version reads 1"):
         LatencyResults.read(tmp_path / "latency.json")
+
+
+def test_a_stopped_run_leaves_what_it_has_measured(tmp_path):
+    file = tmp_path / "latency.json"
+    command = [sys.executable, "-m", "diffretriever.cli.main", "latency", "--shape", "tiny-dream", "--slots", "1,2"]
+    command += [
+        "--lengths",
+        "10,20,30,40",
+        "--rounds",
+        "100000",
+        "--seconds",
+        "3",
+        "--batch",
+        "2",
+        "--out",
+        str(tmp_path),
+    ]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=hear_interrupts) as running:
+        while running.poll() is None and not file.is_file():
+            time.sleep(0.05)
+        running.send_signal(signal.SIGINT)
+        said = running.communicate(timeout=120)[1]
+    assert running.returncode == 130, said
+    lengths = {point.length for point in LatencyResults.read(file).encoding}
+    assert lengths < {10, 20, 30, 40}
+    assert 10 in lengths
+
+
+def hear_interrupts():
+    # A shell that starts jobs in the background makes them deaf to Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,7 +63,7 @@ def latency(
     wanted = default_sizes(where) if sizes is None else [size for size in numbers(sizes) if size]
     widths = sorted({c.encoder.dim for c in contenders})
     searches = [SearchPlan(dim, tuple(pairs(search_slots)), tuple(wanted), many, seed) for dim in widths]
-    measured = _measure(contenders, plan, searches, Schedule(rounds, 2, seconds), where)
+    measured = _measure(contenders, plan, searches, Schedule(rounds, 2, seconds), where, out)
     path = measured.write(out)
     _show(measured)
     message(f"{path}: {len(measured.encoding)} points of encoding, {len(measured.search)} of searching")
@@ -99,7 +100,9 @@ def _measure(
     searches: Sequence[SearchPlan],
     schedule: Schedule,
     device: torch.device,
+    out: Path,
 ) -> LatencyResults:
+    """Return everything that was measured; what there is so far is written after every length and size."""
     from diffretriever.machine import Machine, versions
     from diffretriever.progress import progress_bar
     from diffretriever.studies.latency import estimate_seconds, measure_encoding
@@ -109,24 +112,32 @@ def _measure(
     expected = time_text(estimate_seconds(contenders, plan, schedule))
     message(f"{len(contenders)} systems, {len(plan.lengths)} lengths: about {expected} to encode; then searching")
     skipped: list[str] = []
-    with progress_bar("encoding, by length", len(plan.lengths)) as advance:
-        encoding, checks = measure_encoding(contenders, plan, schedule, skipped, advance)
-    with progress_bar("searching", sum(len(s.sizes) * len(s.slots) for s in searches)) as advance:
-        searched = [p for s in searches for p in measure_search(s, schedule, device, skipped, advance)]
-    return LatencyResults(
+    measured = LatencyResults(
         schema=SCHEMA,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         command=shlex.join(["diffretriever", *sys.argv[1:]]),
         seed=plan.seed,
         device=str(device),
         systems=tuple(c.about for c in contenders),
-        encoding=tuple(encoding),
-        search=tuple(searched),
-        checks=tuple(checks),
-        skipped=tuple(skipped),
+        encoding=(),
+        search=(),
+        checks=(),
+        skipped=(),
         machine=Machine.here(),
         versions=versions(),
     )
+    with progress_bar("encoding, by length", len(plan.lengths)) as advance:
+        for points, checks in measure_encoding(contenders, plan, schedule, skipped):
+            measured = replace(measured, encoding=(*measured.encoding, *points), checks=(*measured.checks, *checks))
+            measured.write(out)
+            advance(1)
+    with progress_bar("searching", sum(len(s.sizes) * len(s.slots) for s in searches)) as advance:
+        for search in searches:
+            for point in measure_search(search, schedule, device, skipped):
+                measured = replace(measured, search=(*measured.search, point))
+                measured.write(out)
+                advance(1)
+    return replace(measured, skipped=tuple(skipped))
 
 
 def _show(measured: LatencyResults) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -45,9 +45,8 @@ def measure_encoding(
     plan: EncodingPlan,
     schedule: Schedule,
     skipped: list[str],
-    advance: Callable[[int], None],
-) -> tuple[list[EncodingPoint], list[Check]]:
-    """Return one point per contender and length, and the ratios between contenders at each length.
+) -> Iterator[tuple[list[EncodingPoint], list[Check]]]:
+    """Yield, length after length, one point per contender and the ratios between contenders.
 
     At each length all contenders take turns, text by text, then batch by batch.
 
@@ -56,12 +55,9 @@ def measure_encoding(
         plan: what they encode.
         schedule: how often.
         skipped: gets a line per length that a model has no room for.
-        advance: told after every length.
     """
     words = _words(plan.seed)
     device = contenders[0].encoder.backbone.device
-    points: list[EncodingPoint] = []
-    checks: list[Check] = []
     for length in plan.lengths:
         texts: dict[str, list[str]] = {}
         for contender in contenders:
@@ -73,10 +69,8 @@ def measure_encoding(
         taking_part = [c for c in contenders if c.about.key in texts]
         if taking_part:
             ones, manys = _durations(taking_part, texts, plan.batch, schedule, device)
-            points += [_point(c, length, texts[c.about.key], plan.batch, ones, manys) for c in taking_part]
-            checks += _checks(taking_part, length, ones, on_gpu=device.type == "cuda")
-        advance(1)
-    return points, checks
+            points = [_point(c, length, texts[c.about.key], plan.batch, ones, manys) for c in taking_part]
+            yield points, _checks(taking_part, length, ones, on_gpu=device.type == "cuda")
 
 
 def _durations(

@@ -6,7 +6,7 @@ search does not assume: there it is the same product, maximum and sum over resid
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,9 +54,8 @@ def measure_search(
     schedule: Schedule,
     device: torch.device,
     skipped: list[str],
-    advance: Callable[[int], None],
-) -> list[SearchPoint]:
-    """Return one point per pair and size, smallest first; what does not fit into memory is left out and said.
+) -> Iterator[SearchPoint]:
+    """Yield one point per pair and size, smallest first; what does not fit into memory is left out and said.
 
     The pairs of one size take turns, so that they are compared under the same conditions.
 
@@ -65,10 +64,8 @@ def measure_search(
         schedule: how often.
         device: where the vectors lie.
         skipped: gets a line per point that does not fit.
-        advance: told after every point.
     """
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    points: list[SearchPoint] = []
     for passages in sorted(plan.sizes):
         for pair in plan.slots:
             need, free = plan.bytes_of(pair[1], passages, dtype), free_bytes(device)
@@ -76,9 +73,7 @@ def measure_search(
                 sizes = f"{need / 1e9:.1f} GB of vectors, {free / 1e9:.1f} GB of memory free"
                 skipped.append(f"search of {passages:,} passages with {pair}: {sizes}")
             else:
-                points.append(_point(plan, pair, passages, schedule, device, dtype))
-            advance(1)
-    return points
+                yield _point(plan, pair, passages, schedule, device, dtype)
 
 
 def _point(
