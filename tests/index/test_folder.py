@@ -12,7 +12,7 @@ import pytest
 from diffretriever.corpus import Passage
 from diffretriever.errors import IndexFormatError, IndexLockedError, InputError
 from diffretriever.index import Index, Manifest
-from diffretriever.index.manifest import _checksum
+from diffretriever.index.manifest import FORMAT_VERSION, _checksum
 from diffretriever.index.storage.storage import Storage
 
 
@@ -33,7 +33,7 @@ def change(folder, **values):
 def test_the_manifest_says_what_the_folder_holds(folder, backend, encoder):
     assert Manifest.read(folder) == Manifest(backend, Storage("float16"), 16, 997, encoder.provenance)
     plain = json.loads((folder / "manifest.json").read_text())
-    assert (plain["format"], plain["format_version"]) == ("diffretriever-index", 1)
+    assert (plain["format"], plain["format_version"]) == ("diffretriever-index", FORMAT_VERSION)
 
 
 def test_fields_of_a_later_release_are_passed_over(folder, encoder):
@@ -46,7 +46,10 @@ def test_fields_of_a_later_release_are_passed_over(folder, encoder):
     ("values", "message"),
     [
         ({"format": "other"}, "not the manifest of an index of this package"),
-        ({"format_version": 2}, "index format 2, this version reads up to 1; upgrade"),
+        (
+            {"format_version": FORMAT_VERSION + 1},
+            f"index format {FORMAT_VERSION + 1}, this version reads up to {FORMAT_VERSION}; upgrade",
+        ),
         ({"format_version": "x"}, "index format 'x'"),
         ({"backend": "faiss"}, "damaged .backend 'faiss'"),
         ({"dim": "16"}, "damaged .dim '16'"),
