@@ -76,6 +76,7 @@ def _register() -> None:
         evaluating,
         explaining,
         indexing,
+        mining,
         recalling,
         reporting,
         searching,
@@ -99,6 +100,7 @@ def _register() -> None:
     app.command("evaluate")(evaluating.evaluate)
     app.command("compare")(comparing.compare)
     app.command("tune")(comparing.tune)
+    app.command("mine")(mining.mine)
     app.command("demo")(demo.demo)
     app.command("latency")(timing.latency)
     app.command("sweep")(sweeping.sweep)

@@ -99,6 +99,7 @@ class BM25Searcher:
     def __init__(self, index: Any, passage_ids: list[str]) -> None:  # noqa: ANN401  (bm25s has no types)
         self._index = index
         self._passage_ids = passage_ids
+        self._places = {passage_id: place for place, passage_id in enumerate(passage_ids)}
 
     def search(self, queries: Sequence[Query], k: int, mode: str = _MODE) -> list[Ranking]:
         """Return the k best passages of each query: those that share a term with it, all others score 0.
@@ -115,11 +116,29 @@ class BM25Searcher:
             raise InputError(f"BM25 ranks by mode {_MODE!r} and k of at least 1, got {mode!r} and {k}")
         return [self._ranking(words, k) for words in _words([q.text for q in queries], progress=False)]
 
-    def _ranking(self, words: list[str], k: int) -> Ranking:
+    def scores(self, query: Query, passage_ids: Sequence[str]) -> list[float]:
+        """Return the score of each of these passages for a query.
+
+        Raises:
+            InputError: a passage is not in the corpus.
+        """
+        if missing := [i for i in passage_ids if i not in self._places]:
+            raise InputError(f"the corpus holds no passage {missing[0]!r}")
+        scores = self._scores(_words([query.text], progress=False)[0])
+        return [0.0 if scores is None else float(scores[self._places[i]]) for i in passage_ids]
+
+    def _scores(self, words: list[str]) -> npt.NDArray[np.float32] | None:
+        """Return the score of every passage, or None where none has a word of the query."""
         known = [w for w in words if w in self._index.vocab_dict]
         if not known:
-            return Ranking([], np.zeros(0), floor=0.0)
+            return None
         scores: npt.NDArray[np.float32] = self._index.get_scores(known)
+        return scores
+
+    def _ranking(self, words: list[str], k: int) -> Ranking:
+        scores = self._scores(words)
+        if scores is None:
+            return Ranking([], np.zeros(0), floor=0.0)
         places = np.flatnonzero(scores > 0)
         if len(places) > k:
             # All passages tied with the k-th stay, so that ids decide between them.
