@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import shutil
 import subprocess
@@ -12,12 +13,14 @@ from pathlib import Path
 import pytest
 
 import diffretriever.index
+from diffretriever.cli.main import app
 from diffretriever.corpus import Passage
 from diffretriever.errors import DiffRetrieverError
 from diffretriever.index import Index
 from tests.faults.children import run
 from tests.faults.inspection import held_passages, make_encoder
 
+TINY = Path(__file__).parents[1] / "golden" / "checkpoints" / "tiny-dream"
 Mount = Callable[[str], Path]
 
 
@@ -86,6 +89,33 @@ def test_a_full_disk_is_said_and_loses_nothing(mount, backend, size):
         assert index.check().problems == ()
         index.add([Passage("new", "w1")])
         assert "new" in index
+
+
+def index_command(*arguments: object) -> int:
+    """Run `diffretriever index` here, as the console script would; returns its exit code."""
+    with pytest.raises(SystemExit) as stop:
+        app(["index", *map(str, arguments), "--model", str(TINY), "--batch-size", "4", "--words", "1"])
+    return int(stop.value.code or 0)
+
+
+@pytest.mark.parametrize(("backend", "size"), [("exact", "4m"), ("edge", "90m")])
+def test_after_a_full_disk_the_same_command_goes_on(mount, tmp_path, capfd, backend, size):
+    disk, corpus = mount(f"size={size}"), tmp_path / "corpus.jsonl"
+    lines = [{"id": str(i), "text": f"moon {i}", "note": "x" * 400_000} for i in range(60)]
+    corpus.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert index_command(corpus, "--out", tmp_path / "whole", "--backend", backend) == 0
+    assert index_command(corpus, "--out", disk / "index", "--backend", backend) == 1
+    said = capfd.readouterr().err
+    assert "no space left" in said.lower()
+    assert "Traceback" not in said
+    remount(disk, "size=400m")
+    with Index.open(disk / "index") as index:
+        assert 0 < len(index) < 60
+    assert index_command(corpus, "--out", disk / "index", "--backend", backend) == 0
+    assert "going on: " in capfd.readouterr().err
+    with Index.open(disk / "index") as resumed, Index.open(tmp_path / "whole") as whole:
+        assert resumed.check().is_whole
+        assert resumed.checksum() == whole.checksum()
 
 
 def test_a_disk_that_cannot_be_written_is_said(mount, backend):

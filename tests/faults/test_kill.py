@@ -1,4 +1,4 @@
-"""Ten kills of each backend, and proof that the harness would notice; `python -m tests.faults.kill` runs longer."""
+"""Ten kills of each backend (200 among the slow tests), and proof that the harness would notice."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def run_harness(*arguments, prelude=""):
+def run_harness(*arguments, prelude="", patience=300):
     """Run the harness in a process of its own: threads of other tests would not survive its forks."""
     code = f"import sys, torch\nfrom tests.faults import kill\n{prelude}\nsys.exit(kill.main())"
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments, "--json"], cwd=ROOT, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", code, *arguments, "--json"], cwd=ROOT, capture_output=True, text=True, timeout=patience
     )
     assert done.stdout, done.stderr
     return json.loads(done.stdout)
@@ -36,6 +36,14 @@ def test_nothing_acknowledged_is_lost_and_nothing_deleted_comes_back(backend):
     assert summary["kills"] == 10
     assert sum(summary["operations"].values()) > 20
     assert summary["searches"] > 0
+
+
+@pytest.mark.slow
+def test_two_hundred_kills(backend):
+    summary = run_harness("--kills", "200", "--backend", backend, "--seed", "4", patience=3600)
+    assert summary["violations"] == []
+    assert summary["kills"] == 200
+    assert summary["snapshots"] > 0
 
 
 EXACT = "from diffretriever.index.exact.store import ExactStore\nfrom tests.faults import writer\n"

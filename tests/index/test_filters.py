@@ -147,6 +147,19 @@ def test_what_matches(condition, metadata, expected):
         ("a=1 and b>2", AllOf((OneOf("a", ("1", 1.0)), Range("b", gt=2.0)))),
         ("  a=x   and   b=y  ", AllOf((Equals("a", "x"), Equals("b", "y")))),
         ("index=in", Equals("index", "in")),
+        ("a=x or b=y", AnyOf((Equals("a", "x"), Equals("b", "y")))),
+        (
+            "a=x and b=y or not c=z",
+            AnyOf((AllOf((Equals("a", "x"), Equals("b", "y"))), Not(Equals("c", "z")))),
+        ),
+        ("a=x and (b=y or c=z)", AllOf((Equals("a", "x"), AnyOf((Equals("b", "y"), Equals("c", "z")))))),
+        ("not (a=x and b=y)", Not(AllOf((Equals("a", "x"), Equals("b", "y"))))),
+        ("not(tag in a,b)", Not(OneOf("tag", ("a", "b")))),
+        ("not not a=x", Not(Not(Equals("a", "x")))),
+        ("not=x and or=y", AllOf((Equals("not", "x"), Equals("or", "y")))),
+        ("not in a", OneOf("not", ("a",))),
+        ('a="(b or c)"', Equals("a", "(b or c)")),
+        ("a=orange or b=andor", AnyOf((Equals("a", "orange"), Equals("b", "andor")))),
     ],
 )
 def test_parsing(text, expected):
@@ -154,11 +167,22 @@ def test_parsing(text, expected):
 
 
 @pytest.mark.parametrize(
-    "text", ["", " ", "year", "=5", "year>", "a=1 and", "a=1 and ", "a=1 and and b=2", 'a="x', "a=1 or b=2", "tag in"]
+    "text",
+    [
+        *("", " ", "year", "=5", "year>", "a=1 and", "a=1 and ", "a=1 and and b=2", 'a="x', "tag in"),
+        *("a=1 or", "or a=1", "a=1 or or b=2"),
+        *("(a=1", "a=1)", "()", "not", "not ", "not (a=1", "a=(1", "a=1 (b=2)", "a=1 not b=2"),
+    ],
 )
 def test_what_cannot_be_parsed(text):
     with pytest.raises(InputError, match="cannot read the filter"):
         parse_filter(text)
+
+
+def test_a_deeply_nested_text_is_refused():
+    assert parse_filter("(" * 49 + "a=x" + ")" * 49) == Equals("a", "x")
+    with pytest.raises(InputError, match="nests deeper than 50"):
+        parse_filter("not " * 100_000 + "a=x")
 
 
 def test_ranges_compare_numbers_and_have_a_bound():

@@ -149,6 +149,7 @@ def test_depths_are_chosen_with_a_margin_and_for_lengths_between():
     assert made.depth(3, 0.95) == 150
     assert made.depth(50, 0.95) == 200
     assert made.depth(300, 0.95) == 600
+    assert made.depth(500, 0.95) is None
     assert made.depth(10, 0.999) is None
     assert Calibration(0, 0, ()).depth(10, 0.5) is None
     assert Calibration.from_json(made.to_json()) == made

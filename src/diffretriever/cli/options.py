@@ -261,7 +261,8 @@ Where = Annotated[
     list[str] | None,
     typer.Option(
         metavar="CONDITION",
-        help="Only passages whose metadata meet this, such as year>=2020, lang=en or tags=physics; may be repeated.",
+        help="Only passages whose metadata meet this, such as 'year>=2020 and (lang=en or not tag in a,b)'; may be "
+        "repeated.",
         show_default=False,
         rich_help_panel=_SEARCH,
     ),

@@ -96,7 +96,8 @@ def _check_usage(question: str | None, queries: Path | None, run: Path | None, *
 
 def parse_conditions(where: Sequence[str] | None) -> Filter | None:
     """Return the filter of all --where options together, or None."""
-    from diffretriever.index.filters import AllOf, parse_filter
+    from diffretriever.index.filter_text import parse_filter
+    from diffretriever.index.filters import AllOf
 
     filters = tuple(parse_filter(condition) for condition in where or ())
     return AllOf(filters) if filters else None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from diffretriever.index.calibration import Calibration, Recall
-from diffretriever.index.filters import AllOf, AnyOf, Equals, Filter, Not, OneOf, Range, parse_filter
+from diffretriever.index.filter_text import parse_filter
+from diffretriever.index.filters import AllOf, AnyOf, Equals, Filter, Not, OneOf, Range
 from diffretriever.index.hit import Hit
 from diffretriever.index.index import Index
 from diffretriever.index.integrity.checking import CheckReport

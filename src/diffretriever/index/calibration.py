@@ -55,7 +55,8 @@ class Calibration:
         """Return the candidates to score for rankings of length k; None where everything must be compared.
 
         A depth counts as reaching a recall when its mean does so by one standard error. Lengths between those that were
-        measured take the next longer one's depth, and longer ones proportionally more candidates.
+        measured take the next longer one's depth, and longer ones proportionally more candidates: everything,
+        where those would be all passages.
         """
         lengths = sorted({row.k for row in self.rows})
         if not lengths:
@@ -63,7 +64,8 @@ class Calibration:
         measured = next((length for length in lengths if length >= k), lengths[-1])
         for row in self.rows:
             if row.k == measured and min(row.mean, 1.0) - row.error >= recall:
-                return max(k, row.depth, -(-row.depth * k // measured))
+                depth = max(k, row.depth, -(-row.depth * k // measured))
+                return depth if depth < self.passages else None
         return None
 
     def fits(self, passages: int) -> bool:

@@ -15,7 +15,8 @@ from diffretriever.encoder import Encoder
 from diffretriever.errors import InputError, PassageNotFoundError
 from diffretriever.fusion import DEPTH, FusionName, Ranking
 from diffretriever.index.calibration import CALIBRATION_NOTE, RECALL, Calibration, Recall
-from diffretriever.index.filters import Filter, parse_filter
+from diffretriever.index.filter_text import parse_filter
+from diffretriever.index.filters import Filter
 from diffretriever.index.folder.folder import IndexFolder
 from diffretriever.index.hit import Hit
 from diffretriever.index.home import IndexHome
