@@ -37,7 +37,8 @@ def mount(tmp_path: Path) -> Iterator[Mount]:
         return place
 
     yield mounted
-    subprocess.run(["umount", str(place)], capture_output=True, check=False)
+    # Lazily: arrays that map its files may live until the garbage is collected.
+    subprocess.run(["umount", "-l", str(place)], capture_output=True, check=False)
 
 
 def remount(place: Path, options: str) -> None:
