@@ -9,6 +9,7 @@ import qdrant_edge as qe
 from diffretriever.corpus import Passage
 from diffretriever.errors import IndexFormatError, InputError
 from diffretriever.index import Calibration, Index, Recall
+from diffretriever.index.edge.store import EdgeStore
 from tests.index.hashing import HashEncoder, random_representations
 
 COUNT = 1500
@@ -30,8 +31,8 @@ def ids(hits):
 def test_an_approximate_search_says_so_and_finds_most(index):
     queries = random_representations(20, seed=6, slots=(3, 4))
     for mode in ("multi", "single", "hybrid"):
-        exact = index.search_batch(queries, 10, mode, exact=True)
-        fast = index.search_batch(queries, 10, mode, exact=False, recall=0.8)
+        exact = index.search_batch(queries, 10, mode, depth=100, exact=True)
+        fast = index.search_batch(queries, 10, mode, depth=100, exact=False, recall=0.8)
         assert all(hit.exact for hits in exact for hit in hits)
         assert not any(hit.exact for hits in fast for hit in hits)
         found = np.mean([len(set(ids(a)) & set(ids(b))) / 10 for a, b in zip(exact, fast, strict=True)])
@@ -39,7 +40,8 @@ def test_an_approximate_search_says_so_and_finds_most(index):
         scores = [{hit.passage_id: hit.dense for hit in hits} for hits in exact]
         for hits, known in zip(fast, scores, strict=True):
             for hit in hits:
-                assert hit.dense == pytest.approx(known.get(hit.passage_id, hit.dense), abs=1e-6)
+                if known.get(hit.passage_id) is not None:
+                    assert hit.dense == pytest.approx(known[hit.passage_id], abs=1e-6)
     assert all(hit.exact for hit in index.search(queries.select([0]), mode="sparse", exact=False))
 
 
@@ -86,6 +88,28 @@ def test_a_large_write_is_split(tmp_path, monkeypatch):
         index.add([Passage(f"p{i}", "one two three") for i in range(10)])
         assert sizes == [2] * 5
         assert len(index) == 10
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_a_durable_write_is_flushed_before_it_returns(tmp_path, monkeypatch, durable):
+    done = []
+
+    def noting(name):
+        real = getattr(EdgeStore, name)
+        return lambda store, *given: (done.append(name), real(store, *given))[1]
+
+    for name in ("_write", "flush"):
+        monkeypatch.setattr(EdgeStore, name, noting(name))
+    with Index.create(tmp_path, HashEncoder(), durable=durable) as index:
+        for write in (
+            lambda: index.add([Passage("a", "moon"), Passage("b", "sun")]),
+            lambda: index.set_metadata({"a": {"n": 1}}),
+            lambda: index.delete("b"),
+        ):
+            done.clear()
+            write()
+            assert "_write" in done
+            assert (done[-1] == "flush") is durable
 
 
 def test_more_numbers_than_the_engine_holds_are_refused(tmp_path):
