@@ -12,6 +12,7 @@
     ├── WriteError           (OSError)            a write that failed midway; says which passages are in
     ├── PassageNotFoundError (KeyError)           an id that the index does not hold
     ├── ServerError          (ConnectionError)    a search server that cannot be reached or does not obey
+    ├── WorkerError          (RuntimeError)       a process that encodes for this one has failed or ended
     └── MissingExtraError    (ImportError)        an optional dependency that is not installed
 
 Every message says what is wrong, the value seen, and what to do.
@@ -88,6 +89,10 @@ class ServerError(DiffRetrieverError, ConnectionError):
     def __init__(self, message: str, stored: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.stored = tuple(stored)
+
+
+class WorkerError(DiffRetrieverError, RuntimeError):
+    """A process that encodes for this one has failed or ended; the message names its device."""
 
 
 class MissingExtraError(DiffRetrieverError, ImportError):

@@ -27,6 +27,20 @@ class TestIndex:
         assert "of index data, about" in done.err
         assert held(tmp_path / "i") == {p["_id"] for p in PASSAGES}
 
+    def test_several_devices_give_the_index_of_one(self, cli, corpus, tmp_path):
+        options = ["--model", MODEL, "--backend", "exact", "--dtype", "float32", "--batch-size", 3]
+        assert cli("index", corpus, "--out", tmp_path / "one", *options).code == 0
+        assert cli("index", corpus, "--out", tmp_path / "two", *options, "--devices", "cpu,cpu").code == 0
+        with Index.open(tmp_path / "one") as one, Index.open(tmp_path / "two") as two:
+            assert list(one) == list(two)
+            assert one.manifest.provenance == two.manifest.provenance
+            for passage_id in one:
+                first, second = (index.get(passage_id).representations for index in (one, two))
+                assert first.dense.tolist() == second.dense.tolist()
+        both = cli("index", corpus, "--out", tmp_path / "i", *options, "--devices", "cpu,cpu", "--device", "cpu")
+        assert both.code == 1
+        assert "say different things" in both.err
+
     def test_an_existing_index_is_kept_unless_overwritten(self, cli, tmp_path, index_folder):
         one = write_jsonl(tmp_path / "one.jsonl", PASSAGES[:1])
         refused = cli("index", one, "--out", index_folder, "--model", MODEL)

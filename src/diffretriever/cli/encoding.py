@@ -45,6 +45,7 @@ def encode(
     readout: opt.ReadoutOption = None,
     steps: opt.Steps = None,
     system: opt.SystemOption = None,
+    devices: opt.Devices = None,
 ) -> None:
     """Write representations of passages or queries: DIR/part-00000, part-00001 ..., each with its ids.json.
 
@@ -55,7 +56,18 @@ def encode(
     _refuse_other(out)
     named = system and system.value
     choice = ModelOptions(
-        model, device, dtype, batch_tokens, query_slots, passage_slots, prompt, protocol, readout, steps, named
+        model,
+        device,
+        dtype,
+        batch_tokens,
+        query_slots,
+        passage_slots,
+        prompt,
+        protocol,
+        readout,
+        steps,
+        named,
+        devices=devices,
     )
     if queries:
         _encode_queries(source, out, choice, words, batch_size or _QUERY_STEP)

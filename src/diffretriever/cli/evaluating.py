@@ -68,6 +68,7 @@ def evaluate(
     steps: opt.Steps = None,
     max_query_length: opt.MaxQueryLength = None,
     max_passage_length: opt.MaxPassageLength = None,
+    devices: opt.Devices = None,
     k1: ev.K1 = 0.9,
     b: ev.B = 0.4,
 ) -> None:
@@ -80,7 +81,7 @@ def evaluate(
     plan = _plan(modes, measures, k, own_ids, fusion, alpha, rerank, depth, seed)
     choice = SystemOptions(
         model, device, dtype, batch_tokens, query_slots, passage_slots, prompt, protocol, readout, steps, system,
-        max_query_length, max_passage_length, k1, b,
+        max_query_length, max_passage_length, devices, k1, b,
     )  # fmt: skip
     opened = _collections(collection, split, topics, topic_field, qrels, repeats)
     experiments = _experiments(choice, label or choice.label, plan, opened, encodings or out / "encodings")

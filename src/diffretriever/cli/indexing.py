@@ -22,10 +22,10 @@ from diffretriever.cli.interrupts import uninterrupted
 from diffretriever.cli.models import ModelOptions, load_recorded, remember_prompt
 
 if TYPE_CHECKING:
+    from diffretriever.cli.models import OpenedEncoder
     from diffretriever.corpus import Passage, PassageReader
     from diffretriever.encoder import Encoder
     from diffretriever.index import Index
-    from diffretriever.prompted import PromptedEncoder
     from diffretriever.representations import Representations
 
 #: Passages from which principal components are found, and sizes and times estimated.
@@ -68,6 +68,7 @@ def index(
     readout: opt.ReadoutOption = None,
     steps: opt.Steps = None,
     system: opt.SystemOption = None,
+    devices: opt.Devices = None,
 ) -> None:
     """Encode the passages of INPUT into a new index; the same command goes on after an interruption."""
     from diffretriever.index import Storage
@@ -77,7 +78,18 @@ def index(
     chosen = Storage(storage.value, None if codes is None else codes.value, pca, drop)
     named = system and system.value
     choice = ModelOptions(
-        model, device, dtype, batch_tokens, query_slots, passage_slots, prompt, protocol, readout, steps, named
+        model,
+        device,
+        dtype,
+        batch_tokens,
+        query_slots,
+        passage_slots,
+        prompt,
+        protocol,
+        readout,
+        steps,
+        named,
+        devices=devices,
     )
     with opened_corpus(source, file_format, on_error) as passages:
         found = survey(passages, source)
@@ -102,7 +114,7 @@ def index(
 
 
 def _complete(
-    new: Index, encoder: PromptedEncoder, passages: PassageReader, found: Survey, out: Path, words: int, step: int
+    new: Index, encoder: OpenedEncoder, passages: PassageReader, found: Survey, out: Path, words: int, step: int
 ) -> None:
     """Put into a new or interrupted index what it lacks."""
     with closing(new):
@@ -129,6 +141,7 @@ def add(
     dtype: opt.Dtype = None,
     batch_tokens: opt.BatchTokens = None,
     prompt: opt.RecordedPrompt = None,
+    devices: opt.Devices = None,
 ) -> None:
     """Encode the passages of INPUT into an index; a passage whose id it holds is replaced."""
     from diffretriever.index import Index
@@ -141,7 +154,7 @@ def add(
         message(f"{found.passages:,} passages in {found.name}" + (f", {found.skipped:,} skipped" * bool(found.skipped)))
         if found.passages:
             encoder = load_recorded(
-                old, model=model, device=device, dtype=dtype, batch_tokens=batch_tokens, prompt=prompt
+                old, model=model, device=device, dtype=dtype, batch_tokens=batch_tokens, prompt=prompt, devices=devices
             )
             known = set(old) if skip_existing else frozenset()
             new = (passage for passage in passages if passage.passage_id not in known)

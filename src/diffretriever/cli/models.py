@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from diffretriever.conventions import System
     from diffretriever.index import Index
     from diffretriever.prompted import PromptedEncoder
+    from diffretriever.systems.parallel import ParallelEncoder
+
+    OpenedEncoder = PromptedEncoder | ParallelEncoder
 
 
 @dataclass(frozen=True)
@@ -35,42 +38,51 @@ class ModelOptions:
     system: str | None = None
     max_query_length: int | None = None
     max_passage_length: int | None = None
+    devices: str | None = None
 
-    def load(self) -> PromptedEncoder:
-        """Return the encoder.
+    def load(self) -> OpenedEncoder:
+        """Return the encoder; one process per device where several are named.
 
         Raises:
             CheckpointError: the model cannot be found or loaded.
             InputError: an option is out of range, or the system has no representations.
+            WorkerError: a process of several ended.
         """
         import torch
 
         from diffretriever.backbones.hardware import usable_threads
-        from diffretriever.systems.opening import open_system
+        from diffretriever.systems.opening import SystemOptions, open_system
+        from diffretriever.systems.parallel import ParallelEncoder, devices_named
 
         torch.set_num_threads(usable_threads())
         if self.system == "bm25":
             raise InputError("bm25 ranks by words and has no representations to keep; `evaluate` takes it")
+        if self.device and self.devices:
+            raise InputError(f"--device {self.device} and --devices {self.devices} say different things; give one")
+        devices = devices_named(self.devices) if self.devices else []
         # An index is searched from other folders too, so a local model is remembered by its whole path.
         local = self.model != "mini" and Path(self.model).exists()
-        return open_system(
-            str(Path(self.model).resolve()) if local else self.model,
-            cast("System | None", self.system),
-            query_slots=self.query_slots,
-            passage_slots=self.passage_slots,
-            prompt=self.prompt,
-            protocol=self.protocol,
-            readout=self.readout,
-            steps=self.steps,
-            max_query_length=self.max_query_length,
-            max_passage_length=self.max_passage_length,
-            device=self.device,
-            dtype=self.dtype,
-            batch_tokens=self.batch_tokens,
-        )
+        name = str(Path(self.model).resolve()) if local else self.model
+        system = cast("System | None", self.system)
+        options: SystemOptions = {
+            "query_slots": self.query_slots,
+            "passage_slots": self.passage_slots,
+            "prompt": self.prompt,
+            "protocol": self.protocol,
+            "readout": self.readout,
+            "steps": self.steps,
+            "max_query_length": self.max_query_length,
+            "max_passage_length": self.max_passage_length,
+            "dtype": self.dtype,
+            "batch_tokens": self.batch_tokens,
+        }
+        if len(devices) > 1:
+            return ParallelEncoder(name, system, devices=devices, **options)
+        options["device"] = devices[0] if devices else self.device
+        return open_system(name, system, **options)
 
 
-def remember_prompt(index: Index, encoder: PromptedEncoder) -> None:
+def remember_prompt(index: Index, encoder: OpenedEncoder) -> None:
     """Keep the encoder's prompt with the index, so that a template from a file or a checkpoint is found again."""
     from diffretriever.index.notes import PROMPT_NOTE, write_note
 
@@ -85,7 +97,8 @@ def load_recorded(
     dtype: str | None = None,
     batch_tokens: int | None = None,
     prompt: str | None = None,
-) -> PromptedEncoder:
+    devices: str | None = None,
+) -> OpenedEncoder:
     """Return the encoder that an index was made with.
 
     Args:
@@ -95,6 +108,7 @@ def load_recorded(
         dtype: dtype to run in.
         batch_tokens: tokens per forward pass.
         prompt: the prompt, if the index does not remember it.
+        devices: several devices to run on, a process each.
 
     Raises:
         CheckpointError: the model is not where it was.
@@ -115,6 +129,7 @@ def load_recorded(
             max_query_length=recorded.max_query_length,
             max_passage_length=recorded.max_passage_length,
             system=recorded.system,
+            devices=devices,
         )
         try:
             return options.load()

@@ -168,6 +168,15 @@ Device = Annotated[
     str | None,
     typer.Option(help="cpu, cuda, cuda:1 ...; by default the first GPU.", show_default=False, rich_help_panel=_MODEL),
 ]
+Devices = Annotated[
+    str | None,
+    typer.Option(
+        metavar="D,D,...",
+        help="Several devices, a process each, such as cuda:0,cuda:1; all for every GPU.",
+        show_default=False,
+        rich_help_panel=_MODEL,
+    ),
+]
 Dtype = Annotated[
     str | None,
     typer.Option(

@@ -57,6 +57,6 @@ class SystemOptions(ModelOptions):
 
 
 def scoring_device(system: Encoder | LexicalSystem) -> torch.device | str:
-    """Return where the dense scores of a system are computed: where its backbone is."""
-    backbone = getattr(system, "backbone", None)
-    return "cpu" if backbone is None else cast("torch.device", backbone.device)
+    """Return where the dense scores of a system are computed: where its backbone is, or the first of several."""
+    placed = getattr(system, "backbone", system)
+    return cast("torch.device | str", getattr(placed, "device", "cpu"))
