@@ -56,19 +56,9 @@ def encode(
     _refuse_other(out)
     named = system and system.value
     choice = ModelOptions(
-        model,
-        device,
-        dtype,
-        batch_tokens,
-        query_slots,
-        passage_slots,
-        prompt,
-        protocol,
-        readout,
-        steps,
-        named,
+        model, device, dtype, batch_tokens, query_slots, passage_slots, prompt, protocol, readout, steps, named,
         devices=devices,
-    )
+    )  # fmt: skip
     if queries:
         _encode_queries(source, out, choice, words, batch_size or _QUERY_STEP)
         return

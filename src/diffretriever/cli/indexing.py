@@ -78,19 +78,9 @@ def index(
     chosen = Storage(storage.value, None if codes is None else codes.value, pca, drop)
     named = system and system.value
     choice = ModelOptions(
-        model,
-        device,
-        dtype,
-        batch_tokens,
-        query_slots,
-        passage_slots,
-        prompt,
-        protocol,
-        readout,
-        steps,
-        named,
+        model, device, dtype, batch_tokens, query_slots, passage_slots, prompt, protocol, readout, steps, named,
         devices=devices,
-    )
+    )  # fmt: skip
     with opened_corpus(source, file_format, on_error) as passages:
         found = survey(passages, source)
         message(f"{found.passages:,} passages in {found.name}")
