@@ -17,6 +17,7 @@ from diffretriever.cli.console import message
 from diffretriever.cli.filling import default_step, encoded_chunks, opened_corpus, report_problems, survey
 from diffretriever.cli.interrupts import uninterrupted
 from diffretriever.cli.models import ModelOptions
+from diffretriever.progress import progress_bar
 
 if TYPE_CHECKING:
     from diffretriever.representations import Representations
@@ -62,8 +63,6 @@ def encode(
     if queries:
         _encode_queries(source, out, choice, words, batch_size or _QUERY_STEP)
         return
-    from diffretriever.progress import progress_bar
-
     with opened_corpus(source, file_format, on_error) as passages:
         found = survey(passages, source)
         message(f"{found.passages:,} passages in {found.name}")
