@@ -26,3 +26,10 @@ def read_json_object(path: Path, error: type[DiffRetrieverError] = CheckpointErr
     if not isinstance(value, dict):
         raise error(f"{path}: must hold a JSON object, got {type(value).__name__}; restore the file")
     return value
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a value as indented JSON, whole or not at all."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.replace(path)

@@ -10,10 +10,9 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import BertConfig, BertModel
 
-from diffretriever.training.config import Recipe, Source
-from diffretriever.training.student import Student, backbone_from_encoder
-from diffretriever.training.teacher import Teacher
-from diffretriever.training.trainer import Trainer
+from diffretriever.training.recipes import build
+from diffretriever.training.run import prepare
+from diffretriever.training.settings import TrainingSettings
 
 TOPICS = [
     ["heart", "lung", "blood"],
@@ -71,38 +70,57 @@ def data(tmp_path_factory):
     return folder
 
 
+def merged(base, changes):
+    """A mapping with nested changes, `section={...}`, applied."""
+    whole = {**base}
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        whole[key] = merged(base[key], value) if both else value
+    return whole
+
+
 @pytest.fixture
-def make_recipe(data, tmp_path):
+def make_settings(data, base, tmp_path):
     def make(**changes):
         small = {
-            "data": str(data),
             "output": str(tmp_path / "run"),
-            "sources": (Source("pairs.parquet", 1.0),),
-            "steps": 6,
-            "batch": 8,
-            "group": 2,
-            "pool": 2,
-            "chunk": 3,
-            "query_slots": 2,
-            "passage_slots": 3,
-            "max_query_length": 16,
-            "max_passage_length": 24,
-            "query_tokens": 8,
-            "passage_tokens": (12, 8),
-            "bf16": False,
-            "checkpoint_every": 3,
+            "model": {
+                "base": str(base),
+                "prompt": "plain",
+                "query_slots": 2,
+                "passage_slots": 3,
+                "max_query_length": 16,
+                "max_passage_length": 24,
+                "slot_embeddings": True,
+            },
+            "teacher": {"base": str(base), "system": "diffembed"},
+            "data": {
+                "folder": str(data),
+                "sources": [{"path": "pairs.parquet"}],
+                "group": 2,
+                "pool": 2,
+                "query_tokens": 8,
+                "passage_tokens": [12, 8],
+            },
+            "loss": {"scores": 1.0, "vectors": 2.0, "words": 0.2, "terms": 4.0, "temperature": 0.02},
+            "optimisation": {
+                "steps": 6,
+                "batch": 8,
+                "chunk": 3,
+                "learning_rate": 2e-4,
+                "head_learning_rate": 2e-3,
+                "bf16": False,
+                "save_every": 3,
+            },
         }
-        return Recipe(**small | changes)
+        return build(TrainingSettings, merged(small, changes), "")
 
     return make
 
 
 @pytest.fixture
-def make_trainer(base):
-    def make(recipe):
-        torch.manual_seed(recipe.seed)
-        backbone = backbone_from_encoder(base)
-        student = Student(backbone, recipe.settings(), recipe.chunk)
-        return Trainer(recipe, student, Teacher(backbone), backbone.tokenizer)
+def make_trainer(make_settings):
+    def make(**changes):
+        return prepare(make_settings(**changes))[0]
 
     return make

@@ -82,6 +82,7 @@ def _register() -> None:
         searching,
         sweeping,
         timing,
+        training,
         transferring,
     )
 
@@ -105,6 +106,7 @@ def _register() -> None:
     app.command("latency")(timing.latency)
     app.command("sweep")(sweeping.sweep)
     app.command("report")(reporting.report)
+    app.command("train")(training.train)
 
 
 _register()

@@ -1,16 +1,19 @@
-"""Training: pairs of texts in, a DiffRetriever checkpoint out.
+"""Training: texts in, a retriever's checkpoint out, on transformers' Trainer.
 
-    config.py     what a run is made of; read from a recipe
-    data.py       (query, passage) pairs, drawn by seed and step
-    texts.py      token ids, content words and targets of a batch of texts
-    salience.py   which words of a text its slots should say
-    student.py    the masked language model that is trained, read by the code that inference uses
-    teacher.py    the frozen mean-pooling encoder that gives target scores and vectors
-    losses.py     the objectives, free of any loop
-    trainer.py    the loop: schedule, optimiser, checkpoints, resume
-    export.py     fp16 checkpoint folder from a finished run
+    settings.py, recipes.py         what a run is made of; read from YAML
+    rows.py, drawing.py             training texts by number; what is drawn of them, by seed
+    schedule.py                     the examples of every step; learning rates
+    texts.py, salience.py, vocabulary.py    token ids and content words; what the slots should say
+    batch.py, building.py           the inputs of one step, as chunks; made of examples
+    base.py, module.py              the model to start from; what is trained, read by the code that inference uses
+    teacher.py                      the frozen encoder that gives target scores and vectors
+    losses.py, objective.py         the objectives; those that look at all texts of a batch
+    gathering.py, stepping.py       texts of all processes; the gradients of one step, chunk by chunk
+    trainer.py, callbacks.py        the loop, its log and progress bar
+    store.py, saving.py             the folder of a run; a model as a folder
+    run.py                          all of it, from a recipe to a finished model
 
-Run with `python -m diffretriever.training RECIPE [--set key=value]`.
+Run with `diffretriever train RECIPE [--set key=value]`.
 """
 
 from __future__ import annotations

@@ -6,6 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+#: Products of slots held at once by `maxsim` with a graph; more are computed again in the backward pass.
+_PRODUCTS_AT_ONCE = 1 << 26
+
 
 def maxsim(queries: Tensor, passages: Tensor) -> Tensor:
     """Return [Q, P] late-interaction scores of unit vectors [Q, K_q, D] and [P, K_p, D].
@@ -13,14 +16,61 @@ def maxsim(queries: Tensor, passages: Tensor) -> Tensor:
     Sum over query slots of the best passage slot (paper, multi-dense score). No floor at 0: training keeps
     the gradient of negative similarities.
     """
-    similarity = torch.einsum("qid,pjd->qpij", queries, passages)
-    return similarity.amax(dim=3).sum(dim=2)
+    at_once = max(1, _PRODUCTS_AT_ONCE // max(1, queries.shape[0] * queries.shape[1] * passages.shape[1]))
+    if len(passages) <= at_once:
+        return _maxsim(queries, passages)
+    from torch.utils.checkpoint import checkpoint
+
+    return torch.cat(
+        [checkpoint(_maxsim, queries, part, use_reentrant=False) for part in torch.split(passages, at_once)], 1
+    )
 
 
-def info_nce(scores: Tensor, temperature: float) -> Tensor:
-    """Return the cross entropy of the positives on the diagonal of scores [Q, P >= Q] (paper, contrastive loss)."""
-    target = torch.arange(scores.shape[0], device=scores.device)
-    return F.cross_entropy(scores / temperature, target)
+def _maxsim(queries: Tensor, passages: Tensor) -> Tensor:
+    products = queries.flatten(0, 1) @ passages.flatten(0, 1).T
+    return products.view(*queries.shape[:2], *passages.shape[:2]).amax(dim=3).sum(dim=1)
+
+
+def sparse_scores(query_weights: Tensor, query_ids: Tensor, passage_weights: Tensor, passage_ids: Tensor) -> Tensor:
+    """Return [Q, P] products of term weights (paper, sparse score).
+
+    Args:
+        query_weights: [Q, R_q] weights.
+        query_ids: [Q, R_q] their vocabulary ids, distinct in a row, padded with -1.
+        passage_weights: [P, R_p] weights.
+        passage_ids: [P, R_p] their ids.
+    """
+    union = torch.unique(query_ids)
+    union = union[union >= 0]
+    # Ids that no query holds weigh nothing in any product, so they share the last column, which is cut off.
+    size = 1 + max(_largest(query_ids), _largest(passage_ids))
+    columns = torch.full((size + 1,), len(union), device=union.device)
+    columns[union] = torch.arange(len(union), device=union.device)
+    sides = []
+    for weights, ids in ((query_weights, query_ids), (passage_weights, passage_ids)):
+        dense = weights.new_zeros(len(weights), len(union) + 1)
+        sides.append(dense.scatter_add(1, columns[ids], weights)[:, :-1])
+    return sides[0] @ sides[1].T
+
+
+def _largest(ids: Tensor) -> int:
+    return int(ids.max()) if ids.numel() else -1
+
+
+def info_nce(scores: Tensor, temperature: float, targets: Tensor | None = None, masked: Tensor | None = None) -> Tensor:
+    """Return the cross entropy of the positives among scores [Q, P] (paper, contrastive loss).
+
+    Args:
+        scores: [Q, P] scores.
+        temperature: they are divided by it.
+        targets: [Q] number of each query's positive; the diagonal by default.
+        masked: [Q, P] True for passages that are no negatives.
+    """
+    if targets is None:
+        targets = torch.arange(scores.shape[0], device=scores.device)
+    if masked is not None:
+        scores = scores.masked_fill(masked, -torch.inf)
+    return F.cross_entropy(scores / temperature, targets)
 
 
 def score_distillation(scores: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -34,12 +84,12 @@ def score_distillation(scores: Tensor, teacher: Tensor, temperature: float) -> T
 
 
 def vector_alignment(slots: Tensor, teacher: Tensor) -> Tensor:
-    """Return the mean of 1 - cos between the mean slot of [N, K, D] and the teacher's vector [N, D]."""
-    return (1.0 - F.cosine_similarity(slots.mean(dim=1), teacher, dim=1)).mean()
+    """Return the sum of 1 - cos between the mean slot of [N, K, D] and the teacher's vector [N, D]."""
+    return (1.0 - F.cosine_similarity(slots.mean(dim=1), teacher, dim=1)).sum()
 
 
 def term_weights(logits: Tensor, own: Tensor) -> Tensor:
-    """Return [N, U] weights log(1 + relu(max over slots)) of logits [N, K, U]; 0 where `own` [N, U] is false.
+    """Return [N, R] weights log(1 + relu(max over slots)) of logits [N, K, R]; 0 where `own` [N, R] is false.
 
     Paper, sparse representation: a text weights its own content words only.
     """
@@ -47,16 +97,19 @@ def term_weights(logits: Tensor, own: Tensor) -> Tensor:
 
 
 def term_regression(logits: Tensor, own: Tensor, target: Tensor) -> Tensor:
-    """Return the mean Huber distance of the texts' own term weights to target weights [N, U]; 0 without terms.
+    """Return the summed Huber distance of the texts' own term weights to target weights [N, R].
 
     It is taken before the relu, log(1 + x) being continued as a straight line below 0, so that a term which no
     slot speaks for still gets a gradient.
+
+    Args:
+        logits: [N, K, R] slot logits.
+        own: [N, R] True for a text's own terms.
+        target: [N, R] what their weights should be.
     """
     peak = logits.amax(dim=1)[own]
-    if not len(peak):
-        return logits.sum() * 0.0
     weight = torch.where(peak > 0, torch.log1p(peak.clamp(min=0)), peak)
-    return F.smooth_l1_loss(weight, target[own])
+    return F.smooth_l1_loss(weight, target[own], reduction="sum")
 
 
 @torch.no_grad()
@@ -77,13 +130,14 @@ def match_slots(logits: Tensor, targets: Tensor) -> Tensor:
     matched = torch.full_like(targets, -100)
     for n, row in enumerate(targets):
         wanted = row[row != -100]
-        slots, order = linear_sum_assignment(-log_probabilities[n][:, wanted].numpy())
-        matched[n, torch.from_numpy(slots)] = wanted[torch.from_numpy(order)]
+        slots, order = linear_sum_assignment(-log_probabilities[n][:, wanted].cpu().numpy())
+        places = torch.from_numpy(slots).to(targets.device)
+        matched[n, places] = wanted[torch.from_numpy(order).to(targets.device)]
     return matched
 
 
 def slot_words(logits: Tensor, targets: Tensor, offset: Tensor) -> Tensor:
-    """Return the cross entropy of slot logits [T, V] against the word id [T] each slot should say; 0 when T = 0.
+    """Return the summed cross entropy of slot logits [T, V] against the word id [T] each slot should say.
 
     Args:
         logits: [T, V] over the whole vocabulary.
@@ -92,4 +146,24 @@ def slot_words(logits: Tensor, targets: Tensor, offset: Tensor) -> Tensor:
             al. 2021). The model then need not spend its hidden states on what is common to all texts, and its logits
             say how much more likely a word is here than elsewhere, which is what a term weight should say, too.
     """
-    return F.cross_entropy(logits + offset, targets) if len(targets) else logits.sum() * 0.0
+    return F.cross_entropy(logits + offset, targets, reduction="sum")
+
+
+def slot_cosine(slots: Tensor) -> Tensor:
+    """Return the sum over texts of the mean cosine between different slots, of unit vectors [N, K, D]; 0 for K = 1."""
+    k = slots.shape[1]
+    total = slots.sum(dim=1).square().sum(dim=-1)
+    return ((total - k) / max(1, k * (k - 1))).sum()
+
+
+def denoising(logits: Tensor, tokens: Tensor, factors: Tensor) -> Tensor:
+    """Return the masked-diffusion loss summed over texts: cross entropy of masked tokens, each times 1 / (t * length).
+
+    An upper bound on the negative log-likelihood per token (Sahoo et al. 2024; Nie et al. 2025).
+
+    Args:
+        logits: [M, V] logits of the masked tokens.
+        tokens: [M] what was there.
+        factors: [M] 1 / (t * length) of each one's text, t being the probability that a token was masked.
+    """
+    return (F.cross_entropy(logits, tokens, reduction="none") * factors).sum()

@@ -1,0 +1,176 @@
+"""RetrieverModule: what is trained; it frames and reads texts by the code that inference uses."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diffretriever.conventions import Side
+from diffretriever.errors import CheckpointError
+from diffretriever.prompted import PromptedEncoder
+from diffretriever.retriever import DiffRetriever
+from diffretriever.systems.diffembed import DiffEmbed
+from diffretriever.systems.promptreps import PromptReps
+from diffretriever.systems.repllama import RepLLaMA
+from diffretriever.training import losses
+from diffretriever.training.base import Base
+from diffretriever.training.batch import SIDES, Chunk, LocalLosses
+from diffretriever.training.settings import ModelSettings
+
+_OTHERS: dict[str, type[DiffEmbed] | type[RepLLaMA] | type[PromptReps]] = {
+    cls.system: cls for cls in (DiffEmbed, RepLLaMA, PromptReps)
+}
+#: Parts of parameter names that belong to what is learned from nothing.
+NEW_PARTS = ("slot_embeddings", ".predictions.", "lm_head.")
+
+
+class Outputs(NamedTuple):
+    """What a chunk of B texts gives.
+
+    Attributes:
+        dense: [B, K, D] unit vectors, fp32.
+        weights: [B, R] term weights of the texts' own content ids; empty for a chunk without content ids.
+        local: [5] sums of the local losses, in the order of `LocalLosses`.
+    """
+
+    dense: Tensor
+    weights: Tensor
+    local: Tensor
+
+
+class RetrieverModule(nn.Module):
+    """A system over a backbone, with one learned embedding per slot and side if wanted.
+
+    Attributes:
+        encoder: the system; it shares the backbone and reads the slot embeddings of this module.
+        backbone: the language model.
+        slot_embeddings: [2, K_max, D], added to the inputs of the masked positions; None for none.
+
+    Args:
+        encoder: the system.
+        slot_embeddings: what the slot embeddings are at first.
+    """
+
+    slot_embeddings: nn.Parameter | None
+
+    def __init__(self, encoder: PromptedEncoder, slot_embeddings: Tensor | None = None) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.backbone = encoder.backbone
+        if slot_embeddings is None:
+            self.register_parameter("slot_embeddings", None)
+        else:
+            self.slot_embeddings = nn.Parameter(slot_embeddings.clone())
+
+    def forward(self, chunk: Chunk) -> Outputs:
+        """Return the representations of a chunk on the backbone's device, and sums of its local losses."""
+        # Set anew each time: wrappers that shard parameters put views in the place of what was registered.
+        self.encoder.slot_embeddings = self.slot_embeddings
+        hidden = self.encoder.read(chunk.batch, chunk.side, 0).hidden
+        dense = F.normalize(hidden.float(), dim=-1)
+        none = dense.sum() * 0.0
+        vectors = words = terms = diversity = denoising = none
+        weights = none.expand(len(dense), 0)
+        if chunk.content is not None:
+            logits = self.backbone.logits_of_rows(hidden, chunk.content).float()
+            own = chunk.content >= 0
+            weights = losses.term_weights(logits, own)
+            if chunk.weights is not None:
+                terms = losses.term_regression(logits, own, chunk.weights)
+        if chunk.words is not None:
+            words = self._word_loss(hidden, chunk)
+        if chunk.teacher is not None:
+            vectors = losses.vector_alignment(dense, chunk.teacher)
+        if chunk.diversity:
+            diversity = losses.slot_cosine(dense)
+        if chunk.noised is not None:
+            denoising = self._denoising_loss(chunk)
+        return Outputs(dense, weights, torch.stack([vectors, words, terms, diversity, denoising]).float())
+
+    def _word_loss(self, hidden: Tensor, chunk: Chunk) -> Tensor:
+        """Return the summed cross entropy of the words that slots [B, K, D] should say."""
+        targets, offset = chunk.words, chunk.offset
+        if targets is None or offset is None:
+            raise ValueError("a chunk has words or an offset, but not both")
+        if not chunk.matched:
+            wanted = targets != -100
+            return losses.slot_words(self.backbone.logits(hidden[wanted]).float(), targets[wanted], offset)
+        logits = self.backbone.logits(hidden).float()
+        targets = losses.match_slots(logits + offset, targets)
+        wanted = targets != -100
+        return losses.slot_words(logits[wanted], targets[wanted], offset)
+
+    def _denoising_loss(self, chunk: Chunk) -> Tensor:
+        noised = chunk.noised
+        if noised is None:
+            raise ValueError("a chunk without corrupted texts")
+        hidden = self.backbone.hidden_states(noised.batch.ids, noised.batch.mask)
+        logits = self.backbone.logits(hidden[noised.rows, noised.positions]).float()
+        return losses.denoising(logits, noised.tokens, noised.factors)
+
+    def freeze_head(self) -> None:
+        """Train the vocabulary head no further, where no objective reads it; embeddings tied to it are trained on."""
+        head = self.backbone.model.get_output_embeddings()  # type: ignore[operator]
+        inputs = self.backbone.model.get_input_embeddings()  # type: ignore[operator]
+        if head is not None and head.weight is not inputs.weight:
+            head.requires_grad_(False)
+        for name, parameter in self.named_parameters():
+            if ".predictions." in name and parameter is not inputs.weight:
+                parameter.requires_grad_(False)
+        if self.backbone.spec.transform and hasattr(self.backbone.model, self.backbone.spec.transform.split(".")[0]):
+            self.backbone.model.get_submodule(self.backbone.spec.transform).requires_grad_(False)
+
+
+def build_module(base: Base, settings: ModelSettings, seed: int) -> RetrieverModule:
+    """Return the module that a run trains, all of its weights trainable.
+
+    Args:
+        base: the model to start from.
+        settings: the system and its slot embeddings.
+        seed: of the random part of the slot embeddings.
+
+    Raises:
+        CheckpointError: the system cannot read this backbone.
+    """
+    if settings.system != "diffretriever":
+        return RetrieverModule(_OTHERS[settings.system](base.backbone, base.settings))
+    encoder = DiffRetriever(base.backbone, base.settings)
+    slots = _first_slot_embeddings(encoder, base.slot_embeddings, settings, seed)
+    return RetrieverModule(encoder, slots)
+
+
+def _first_slot_embeddings(
+    encoder: DiffRetriever, known: Tensor | None, settings: ModelSettings, seed: int
+) -> Tensor | None:
+    """Return what the slot embeddings [2, K_max, D] are at first; None for none."""
+    slots = max(encoder.frames[side].slots for side in SIDES)
+    if settings.slot_start == "auto" and known is not None:
+        if known.shape[1] < slots:
+            raise CheckpointError(
+                f"the base has learned {known.shape[1]} slots and the recipe asks for {slots}; ask for fewer, or set "
+                "model.slot_start to random or cls"
+            )
+        return known.to(encoder.backbone.device)
+    if not settings.slot_embeddings:
+        return None
+    generator = torch.Generator().manual_seed(seed)
+    noise = settings.slot_noise * torch.randn(2, slots, encoder.dim, generator=generator)
+    if settings.slot_start == "cls":
+        first = encoder.backbone.tokenizer.id_of("[CLS]")
+        if first is None:
+            raise CheckpointError("model.slot_start is cls, but the vocabulary has no [CLS]; choose random")
+        weight = encoder.backbone.model.get_input_embeddings().weight.detach()  # type: ignore[operator]
+        noise = noise + (weight[first] - weight[encoder.backbone.special.mask]).float().cpu()
+    return noise.to(encoder.backbone.device)
+
+
+def text_room(module: RetrieverModule, side: Side, limit: int | None) -> int:
+    """Return how many tokens a text of a side may have, the frame's room at most."""
+    room = module.encoder.frames[side].text_room
+    return room if limit is None else min(room, limit)
+
+
+LOCAL = LocalLosses._fields

@@ -1,0 +1,112 @@
+"""Recipes: YAML files, and `key=value` overrides, made into `TrainingSettings`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from diffretriever.errors import InputError, MissingExtraError
+from diffretriever.training.settings import TrainingSettings
+
+T = TypeVar("T")
+
+
+def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> TrainingSettings:
+    """Return the settings of a YAML file, with `key=value` overrides (`loss.words=0.2`) applied.
+
+    Raises:
+        InputError: the file cannot be read, or a key or value cannot be used; the message names it.
+        MissingExtraError: PyYAML is not installed.
+    """
+    return build(TrainingSettings, read_mapping(path, overrides), "")
+
+
+def read_mapping(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Return what a YAML file holds, with overrides applied and nothing checked."""
+    try:
+        import yaml
+    except ImportError as error:
+        raise MissingExtraError("pyyaml", "train", "reading a recipe") from error
+    try:
+        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: not a readable recipe: {error}") from error
+    if not isinstance(raw, dict):
+        raise InputError(f"{path}: must hold keys and values, got {type(raw).__name__}")
+    for item in overrides:
+        key, sign, value = item.partition("=")
+        if not sign or not key:
+            raise InputError(f"an override reads key=value, got {item!r}")
+        target = raw
+        *parents, leaf = key.split(".")
+        for parent in parents:
+            if not isinstance(target.get(parent), dict):
+                target[parent] = {}
+            target = target[parent]
+        target[leaf] = yaml.safe_load(value)
+    return raw
+
+
+def build(cls: type[T], raw: object, where: str) -> T:
+    """Return the dataclass that a parsed mapping describes, nested ones included.
+
+    Args:
+        cls: a dataclass of settings.
+        raw: the mapping.
+        where: the keys that lead to it, as messages name them.
+
+    Raises:
+        InputError: a key is unknown or missing, or a value is of another type.
+    """
+    place = f"`{where}`" if where else "the recipe"
+    if not isinstance(raw, Mapping):
+        raise InputError(f"{place} must hold keys and values, got {raw!r}")
+    known = [f.name for f in fields(cls)]  # type: ignore[arg-type]
+    if unknown := sorted(set(map(str, raw)) - set(known)):
+        raise InputError(f"{place}: unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}")
+    hints = get_type_hints(cls)
+    values = {name: _value(hints[name], raw[name], f"{where}.{name}".lstrip(".")) for name in raw}
+    try:
+        return cls(**values)
+    except TypeError as error:
+        missing = str(error).partition("argument")[2].lstrip("s: ")
+        raise InputError(f"{place} lacks {missing}; known keys are {', '.join(sorted(known))}") from error
+
+
+def _value(hint: Any, raw: object, where: str) -> object:  # noqa: ANN401  (a type annotation)
+    """Return a value as its annotation wants it."""
+    origin, options = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        if raw is None and type(None) in options:
+            return None
+        return _value(next(o for o in options if o is not type(None)), raw, where)
+    if is_dataclass(hint):
+        return build(hint, raw, where)  # type: ignore[arg-type]
+    if origin is Literal:
+        return str(raw)
+    if origin is tuple:
+        items = raw if isinstance(raw, list | tuple) else [raw]
+        if options[-1] is not Ellipsis and len(items) != len(options):
+            raise InputError(f"`{where}` must be {len(options)} values, got {raw!r}")
+        return tuple(_value(options[0], item, f"{where}[{i}]") for i, item in enumerate(items))
+    if origin is not None:
+        if not isinstance(raw, Mapping):
+            raise InputError(f"`{where}` must hold keys and values, got {raw!r}")
+        return dict(raw)
+    return _scalar(hint, raw, where)
+
+
+def _scalar(kind: type, raw: object, where: str) -> object:
+    # YAML 1.1 takes 1e-4 for a text, since it wants a point in a number.
+    if kind is float and isinstance(raw, str | int) and not isinstance(raw, bool):
+        try:
+            return float(raw)
+        except ValueError:
+            pass
+    if not isinstance(raw, kind) or (isinstance(raw, bool) and kind is not bool):
+        names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+        raise InputError(f"`{where}` must be {names.get(kind, kind.__name__)}, got {raw!r}")
+    return raw

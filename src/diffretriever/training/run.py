@@ -1,0 +1,150 @@
+"""Run: a recipe from its texts to a finished model, going on where an interrupted run left off."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments, set_seed
+
+from diffretriever.errors import InputError, MissingExtraError
+from diffretriever.training.base import open_base
+from diffretriever.training.building import BatchBuilder
+from diffretriever.training.callbacks import StepLog
+from diffretriever.training.gathering import World
+from diffretriever.training.module import RetrieverModule, build_module, text_room
+from diffretriever.training.rows import RowFile, open_rows
+from diffretriever.training.saving import load_model, save_model
+from diffretriever.training.schedule import Schedule
+from diffretriever.training.settings import TrainingSettings
+from diffretriever.training.store import RunFolder
+from diffretriever.training.teacher import Teacher
+from diffretriever.training.texts import TextPreparer
+from diffretriever.training.trainer import RetrieverTrainer, StepDataset
+from diffretriever.training.vocabulary import WordTargets, sampled_passages
+
+#: Arguments of transformers that the recipe decides elsewhere.
+_OURS = (
+    "output_dir", "max_steps", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps",
+    "learning_rate", "weight_decay", "max_grad_norm", "bf16", "seed", "save_strategy", "save_steps", "save_total_limit",
+    "gradient_checkpointing", "lr_scheduler_type", "warmup_steps",
+)  # fmt: skip
+
+
+def train(settings: TrainingSettings, *, progress: bool = False) -> Path:
+    """Train to the last step, from the newest checkpoint if there is one, and return the finished model's folder.
+
+    Args:
+        settings: the run.
+        progress: whether to show a progress bar on a terminal.
+
+    Raises:
+        InputError: the settings do not fit each other or the machine.
+        CorpusError: a file of texts cannot be used.
+        CheckpointError: the base or the teacher cannot be read, or the folder belongs to another run.
+        MissingExtraError: the extra `train` is not installed.
+    """
+    trainer, about = prepare(settings, progress=progress)
+    folder = trainer.folder
+    newest = folder.newest()
+    trainer.train(resume_from_checkpoint=None if newest is None else str(folder.checkpoint(newest)))
+    if trainer.state.best_model_checkpoint is not None:
+        load_model(trainer.module, Path(trainer.state.best_model_checkpoint))
+    if trainer.args.should_save:
+        half = torch.float16 if trainer.module.backbone.dtype == torch.float32 else None
+        save_model(trainer.module, folder.model, about, half)
+    trainer.accelerator.wait_for_everyone()
+    return folder.model
+
+
+def prepare(settings: TrainingSettings, *, progress: bool = False) -> tuple[RetrieverTrainer, dict[str, object]]:
+    """Return the trainer of a run, ready to start or to go on, and the facts of the run."""
+    arguments = _arguments(settings)
+    world = World.here()
+    if settings.optimisation.batch % (world.size * settings.data.group):
+        raise InputError(
+            f"optimisation.batch is {settings.optimisation.batch}; {world.size} processes with groups of "
+            f"{settings.data.group} need a multiple of {world.size * settings.data.group}"
+        )
+    set_seed(settings.seed)
+    base = open_base(settings.model, arguments.device, bf16=settings.optimisation.bf16)
+    module = build_module(base, settings.model, settings.seed)
+    if not settings.loss.needs_head:
+        module.freeze_head()
+    if settings.optimisation.gradient_checkpointing:
+        module.backbone.model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+    files = [open_rows(Path(settings.data.folder) / s.path, s.format) for s in settings.data.sources]
+    teacher = _teacher(settings, arguments.device, module)
+    embed = None if teacher is None else lambda texts: teacher.encode(texts, "query").cpu().numpy()
+    schedule = Schedule(settings, files, embed, world.agreed)
+    builder = BatchBuilder(settings, module, world, _word_targets(settings, module, files))
+    folder = RunFolder(Path(settings.output))
+    about: dict[str, object] = {}
+    if arguments.should_save:
+        folder.remove_broken()
+        digests = {s.path: f.sha256 for s, f in zip(settings.data.sources, files, strict=True)}
+        about = folder.describe(settings, digests, schedule.steps)
+        folder.trim_log(folder.newest() or 0)
+    arguments.max_steps = schedule.steps
+    log = StepLog(folder, progress=progress)
+    data = StepDataset(schedule, builder)
+    trainer = RetrieverTrainer(settings, module, arguments, data, folder, teacher, [log, *callbacks(settings, module)])
+    log.trainer = trainer
+    trainer.remove_callback(PrinterCallback)
+    return trainer, about
+
+
+def callbacks(settings: TrainingSettings, module: RetrieverModule) -> list[TrainerCallback]:
+    """Return the further callbacks that a recipe asks for."""
+    return []
+
+
+def _arguments(settings: TrainingSettings) -> TrainingArguments:
+    if taken := sorted(set(settings.trainer) & set(_OURS)):
+        raise InputError(f"`trainer` sets {taken[0]}, which the recipe decides elsewhere; see `optimisation`")
+    wanted = settings.optimisation
+    values: dict[str, object] = {
+        "output_dir": settings.output,
+        "per_device_train_batch_size": 1,
+        "max_grad_norm": wanted.clip,
+        "bf16": wanted.bf16,
+        "seed": settings.seed,
+        "save_strategy": "steps",
+        "save_steps": wanted.save_every,
+        "save_total_limit": None,
+        "logging_steps": 10,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+        "ddp_find_unused_parameters": False,
+        "use_cpu": not torch.cuda.is_available(),
+        **settings.trainer,
+    }
+    try:
+        return TrainingArguments(**values)  # type: ignore[arg-type]
+    except ImportError as error:
+        raise MissingExtraError("accelerate", "train", "training") from error
+    except (TypeError, ValueError) as error:
+        raise InputError(f"transformers refuses the arguments of the run: {error}") from error
+
+
+def _teacher(settings: TrainingSettings, device: torch.device, module: RetrieverModule) -> Teacher | None:
+    if settings.teacher is None:
+        return None
+    teacher = Teacher.open(settings.teacher, device, bf16=settings.optimisation.bf16)
+    if settings.loss.vectors and teacher.dim != module.encoder.dim:
+        raise InputError(
+            f"loss.vectors compares vectors, but the teacher's have {teacher.dim} dimensions and the model's "
+            f"{module.encoder.dim}; set it to 0"
+        )
+    return teacher
+
+
+def _word_targets(settings: TrainingSettings, module: RetrieverModule, files: Sequence[RowFile]) -> WordTargets | None:
+    if not settings.loss.needs_statistics:
+        return None
+    room = text_room(module, "passage", None)
+    prepared = TextPreparer(module.encoder).prepare(sampled_passages(files), "passage", room)
+    slots = module.encoder.frames["passage"].slots
+    return WordTargets.count(prepared, module.backbone, slots, settings.loss.word_prior)

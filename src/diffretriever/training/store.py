@@ -1,0 +1,146 @@
+"""RunFolder: what a run leaves on the disk, and where it goes on after an interruption.
+
+run.json             settings, versions, machine, digests of the data
+log.jsonl            one line per step
+checkpoint-STEP/     a model that `open_system` reads, and the state of the optimiser; the newest ones and the best
+model/               the finished model
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from diffretriever.errors import CheckpointError
+from diffretriever.json_files import read_json_object, write_json
+from diffretriever.machine import Machine, versions
+from diffretriever.training.settings import TrainingSettings
+
+_MARK = "complete"
+_PREFIX = "checkpoint-"
+#: What may change between the parts of one run: folders move, and a run may be given to another machine.
+_MOVABLE = ("output", "trainer")
+
+
+class RunFolder:
+    """The folder of one run.
+
+    Args:
+        path: the folder; made when it is missing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def log(self) -> Path:
+        """The file with one line per step."""
+        return self.path / "log.jsonl"
+
+    @property
+    def model(self) -> Path:
+        """The folder of the finished model."""
+        return self.path / "model"
+
+    def checkpoint(self, step: int) -> Path:
+        """Return the folder of the checkpoint of a step."""
+        return self.path / f"{_PREFIX}{step}"
+
+    def mark_complete(self, step: int) -> None:
+        """Note that a checkpoint is whole: a run goes on from no other."""
+        (self.checkpoint(step) / _MARK).write_text("", encoding="utf-8")
+
+    def newest(self) -> int | None:
+        """Return the step of the newest whole checkpoint; None when there is none."""
+        steps = self._steps()
+        return steps[-1] if steps else None
+
+    def prune(self, keep: int, best: str | None) -> None:
+        """Remove all whole checkpoints but the newest `keep` and the best."""
+        for step in self._steps()[:-keep]:
+            if best is None or self.checkpoint(step).resolve() != Path(best).resolve():
+                shutil.rmtree(self.checkpoint(step))
+
+    def remove_broken(self) -> None:
+        """Remove checkpoints that an interruption left unfinished."""
+        for folder in self.path.glob(f"{_PREFIX}*"):
+            if not (folder / _MARK).is_file():
+                shutil.rmtree(folder)
+
+    def describe(self, settings: TrainingSettings, digests: Mapping[str, str], steps: int) -> dict[str, object]:
+        """Write and return the facts of the run.
+
+        Raises:
+            CheckpointError: the folder belongs to a run with other settings or data.
+        """
+        about: dict[str, object] = {
+            "settings": json.loads(settings.to_json()),
+            "steps": steps,
+            "data_sha256": dict(digests),
+            "versions": versions(),
+            "machine": asdict(Machine.here()),
+        }
+        path = self.path / "run.json"
+        if path.is_file() and self.newest() is not None:
+            before = read_json_object(path)
+            if _decisive(before) != _decisive(about):
+                raise CheckpointError(
+                    f"{self.path} holds a run with other settings ({_difference(before, about)}); give a new `output`, "
+                    "or remove the folder"
+                )
+        write_json(path, about)
+        return about
+
+    def append(self, row: Mapping[str, object]) -> None:
+        """Add a line to the log."""
+        with self.log.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def trim_log(self, step: int) -> None:
+        """Drop the lines of steps after `step`, which will be taken again, and one that was cut off."""
+        if not self.log.is_file():
+            return
+        kept = []
+        for line in self.log.read_text(encoding="utf-8").splitlines(keepends=True):
+            try:
+                if json.loads(line)["step"] <= step and line.endswith("\n"):
+                    kept.append(line)
+            except ValueError:
+                continue
+        partial = self.log.with_suffix(".partial")
+        partial.write_text("".join(kept), encoding="utf-8")
+        partial.replace(self.log)
+
+    def _steps(self) -> list[int]:
+        folders = [f for f in self.path.glob(f"{_PREFIX}*") if (f / _MARK).is_file()]
+        return sorted(int(f.name.removeprefix(_PREFIX)) for f in folders)
+
+
+def _decisive(about: Mapping[str, object]) -> dict[str, object]:
+    """Return what decides the numbers of a run, flat."""
+    settings = about["settings"]
+    if not isinstance(settings, dict):
+        return {}
+    kept = _flat({k: v for k, v in settings.items() if k not in _MOVABLE})
+    kept.pop("data.folder", None)
+    return {**kept, "steps": about["steps"], **_flat({"data_sha256": about["data_sha256"]})}
+
+
+def _flat(value: Mapping[str, object], where: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            flat |= _flat(item, f"{where}{key}.")
+        else:
+            flat[f"{where}{key}"] = item
+    return flat
+
+
+def _difference(before: Mapping[str, object], after: Mapping[str, object]) -> str:
+    old, new = _decisive(before), _decisive(after)
+    name = next(k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k))
+    return f"{name} was {old.get(name)!r}, now {new.get(name)!r}"

@@ -1,0 +1,79 @@
+"""WordTargets: what the vocabulary head should say of a text, from how frequent words are in the training texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diffretriever.backbones.backbone import Backbone
+from diffretriever.conventions import Side
+from diffretriever.training.rows import RowFile
+from diffretriever.training.salience import (
+    TermStatistics,
+    is_whole_word,
+    log_prior,
+    passage_weights,
+    query_weights,
+    salient_words,
+)
+from diffretriever.training.texts import PreparedText
+
+#: Passages of each file that document frequencies are counted on.
+SAMPLE = 2000
+
+
+@dataclass(frozen=True)
+class WordTargets:
+    """What slots should say and terms should weigh.
+
+    Attributes:
+        statistics: document frequencies.
+        offsets: [V] each: what is added to the word logits in training, before and after `loss.match_from`.
+    """
+
+    statistics: TermStatistics
+    offsets: tuple[Tensor, Tensor]
+
+    @staticmethod
+    def count(texts: Iterable[PreparedText], backbone: Backbone, slots: int, prior: float) -> WordTargets:
+        """Return the targets that follow from a sample of passages.
+
+        Args:
+            texts: the sample.
+            backbone: gives the vocabulary.
+            slots: K_p.
+            prior: share of the words' log prior in the offsets.
+        """
+        words = [text.words for text in texts]
+        statistics = TermStatistics.count(words)
+        said = (salient_words(w, statistics, slots) for w in words)
+        size = backbone.vocabulary_size
+        offset = prior * torch.tensor(log_prior(said, size))
+        no_word = torch.tensor([not is_whole_word(backbone.tokenizer.text_of(i)) for i in range(size)])
+        return WordTargets(statistics, (offset, offset.masked_fill(no_word, float(offset.max()))))
+
+    def weights(self, texts: Sequence[PreparedText], side: Side, content: Tensor, scale: float) -> Tensor:
+        """Return the lexical weight [B, R] of every content id [B, R] of texts of one side."""
+        weigh = query_weights if side == "query" else passage_weights
+        weights = torch.zeros(content.shape)
+        for row, ids, text in zip(weights, content.tolist(), texts, strict=True):
+            found = weigh(text.words, self.statistics, scale=scale)
+            own = [i for i in ids if i >= 0]
+            row[: len(own)] = torch.tensor([found[i] for i in own])
+        return weights
+
+    def words(self, texts: Sequence[PreparedText], slots: int) -> Tensor:
+        """Return the vocabulary id [B, slots] that each slot should say, -100 for none."""
+        words = torch.full((len(texts), slots), -100)
+        for row, text in zip(words, texts, strict=True):
+            chosen = salient_words(text.words, self.statistics, slots)
+            row[: len(chosen)] = torch.tensor(chosen, dtype=torch.long)
+        return words
+
+
+def sampled_passages(files: Sequence[RowFile]) -> list[str]:
+    """Return passages spread evenly over each file."""
+    return [file[i].positives[0] for file in files for i in range(0, len(file), max(1, len(file) // SAMPLE))]

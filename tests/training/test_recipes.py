@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from diffretriever.errors import InputError
+from diffretriever.training.recipes import build, read_recipe
+from diffretriever.training.settings import TrainingSettings
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+DATA = {"sources": [{"path": "a.parquet"}]}
+
+
+def settings(**raw):
+    return build(TrainingSettings, {"data": DATA} | raw, "")
+
+
+def test_the_shipped_recipe_reads_and_overrides_apply():
+    overrides = ["optimisation.steps=7", "loss.words=0.5", "data.passage_tokens=[32, 64]", "optimisation.clip=1e-1"]
+    recipe = read_recipe(RECIPES / "mini.yaml", overrides)
+    assert (recipe.optimisation.steps, recipe.loss.words, recipe.data.passage_tokens) == (7, 0.5, (32, 64))
+    assert (recipe.model.query_slots, recipe.model.passage_slots, recipe.optimisation.clip) == (4, 16, 0.1)
+    assert sum(source.weight for source in recipe.data.sources) == pytest.approx(1.0)
+
+
+def test_settings_survive_json():
+    recipe = read_recipe(RECIPES / "mini.yaml", ["model.lora.r=8"])
+    assert build(TrainingSettings, json.loads(recipe.to_json()), "") == recipe
+    assert recipe.model.lora.r == 8
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        ({"stepz": 1}, "unknown key 'stepz'; known are data, evaluation"),
+        ({"data": {"sources": [{"file": "a"}]}}, r"`data.sources\[0\]`: unknown key 'file'"),
+        ({"data": {"sources": [{"weight": 1}]}}, "lacks 'path'"),
+        ({"loss": {"colour": 1}}, "`loss`: unknown key 'colour'"),
+        ({"loss": 3}, "`loss` must hold keys and values"),
+        ({"optimisation": {"steps": 0}}, "steps must be at least 1"),
+        ({"optimisation": {"steps": 1.5}}, "`optimisation.steps` must be a whole number, got 1.5"),
+        ({"optimisation": {"bf16": 1}}, "`optimisation.bf16` must be true or false"),
+        ({"optimisation": {"learning_rate": "fast"}}, "must be a number, got 'fast'"),
+        ({"optimisation": {"betas": [0.9]}}, "must be 2 values"),
+        ({"optimisation": {"schedule": "steep"}}, "choose one of cosine, linear"),
+        ({"optimisation": {"batch": 10}, "data": DATA | {"group": 4}, "teacher": {}}, "multiple of data.group"),
+        ({"loss": {"scores": 1.0}}, "need a teacher"),
+        ({"loss": {"temperature": 0}}, "above 0"),
+        ({"model": {"system": "diffembed"}}, "reads no vocabulary head"),
+        ({"model": {"system": "colbert"}}, "choose one of diffretriever"),
+        ({"model": {"lora": {"r": 0}}}, "r must be at least 1"),
+        ({"data": {"sources": []}}, "no sources"),
+        ({"data": {"sources": [{"path": "a", "weight": 1}, {"path": "b"}]}}, "to all of them or to none"),
+    ],
+)
+def test_what_cannot_be_used_is_named(raw, words):
+    with pytest.raises(InputError, match=words):
+        settings(**raw)
+
+
+def test_an_override_needs_a_key_and_a_value():
+    with pytest.raises(InputError, match="key=value"):
+        read_recipe(RECIPES / "mini.yaml", ["steps"])
+
+
+def test_a_file_that_is_no_recipe_is_named(tmp_path):
+    with pytest.raises(InputError, match="not a readable recipe"):
+        read_recipe(tmp_path / "none.yaml")
+    (tmp_path / "list.yaml").write_text("- a\n", encoding="utf-8")
+    with pytest.raises(InputError, match="must hold keys and values, got list"):
+        read_recipe(tmp_path / "list.yaml")

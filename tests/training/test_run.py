@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from diffretriever import open_system
+from diffretriever.errors import CheckpointError, InputError
+from diffretriever.training.run import prepare, train
+from diffretriever.training.saving import load_model
+
+TEXTS = ["bread of the dough. yeast", "piano", "the galaxy of the star. orbit orbit"]
+
+
+def log_of(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def stop_after(trainer, step):
+    """Train to a step and leave everything as a killed process would."""
+
+    def stopping(model, inputs, *rest):
+        if trainer.state.global_step == step:
+            raise KeyboardInterrupt
+        return type(trainer).training_step(trainer, model, inputs, *rest)
+
+    trainer.training_step = stopping
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(make_settings, tmp_path):
+    whole = train(make_settings(output=str(tmp_path / "whole")))
+    halves = make_settings(output=str(tmp_path / "halves"))
+    stop_after(prepare(halves)[0], 5)
+    assert [row["step"] for row in log_of(tmp_path / "halves")] == [1, 2, 3, 4, 5]
+    resumed = train(halves)
+    logs = [log_of(tmp_path / run) for run in ("whole", "halves")]
+    assert [[row["step"], row["loss"]] for row in logs[0]] == [[row["step"], row["loss"]] for row in logs[1]]
+    assert len(logs[0]) == 6
+    for file in ("model.safetensors", "slots.safetensors"):
+        one, other = load_file(whole / file), load_file(resumed / file)
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_run_keeps_the_newest_checkpoints_and_a_broken_one_is_not_used(make_settings, tmp_path):
+    settings = make_settings(optimisation={"save_every": 1})
+    train(settings)
+    run = tmp_path / "run"
+    assert sorted(p.name for p in run.glob("checkpoint-*")) == ["checkpoint-5", "checkpoint-6"]
+    (run / "checkpoint-6" / "complete").unlink()
+    (run / "checkpoint-6" / "optimizer.pt").write_bytes(b"cut o")
+    before = load_file(run / "model" / "model.safetensors")
+    after = load_file(train(settings) / "model.safetensors")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_training_lowers_the_loss_and_moves_every_part(make_settings, tmp_path):
+    settings = make_settings(optimisation={"steps": 40, "learning_rate": 1e-3, "head_learning_rate": 1e-2})
+    trainer, _ = prepare(settings)
+    before = {name: value.detach().clone() for name, value in trainer.module.state_dict().items()}
+    trainer.train()
+    rows = log_of(tmp_path / "run")
+    for part in ("loss", "words", "terms", "vectors"):
+        assert rows[-1][part] < rows[0][part], part
+    after = trainer.module.state_dict()
+    for part in ("slot_embeddings", "word_embeddings", "layer.1", "transform.dense.weight", "predictions.bias"):
+        names = [name for name in before if part in name]
+        assert names
+        assert any(not torch.equal(before[name], after[name]) for name in names), part
+
+
+def test_a_run_of_other_settings_is_refused(make_settings):
+    train(make_settings())
+    with pytest.raises(CheckpointError, match=r"loss.temperature was 0.02, now 0.5"):
+        train(make_settings(loss={"temperature": 0.5}))
+
+
+def test_a_run_writes_what_made_it(make_settings, tmp_path):
+    model = train(make_settings(optimisation={"steps": 2}))
+    about = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
+    assert (about["settings"]["seed"], about["steps"]) == (1, 2)
+    assert len(about["data_sha256"]["pairs.parquet"]) == 64
+    assert {"torch", "transformers", "python"} <= about["versions"].keys()
+    assert json.loads((model / "training.json").read_text(encoding="utf-8")) == about
+    row = log_of(tmp_path / "run")[0]
+    assert row["learning_rate"] == pytest.approx(2e-3, rel=1.0)
+    assert row["seconds"] > 0
+
+
+@pytest.mark.parametrize("side", ["query", "passage"])
+def test_the_retriever_computes_what_was_trained(make_trainer, tmp_path, side):
+    trainer = make_trainer(optimisation={"steps": 3})
+    trainer.train()
+    model = open_system(tmp_path / "run" / "checkpoint-3", dtype="float32", device="cpu")
+    got = model.encode_queries(TEXTS) if side == "query" else model.encode_passages(TEXTS)
+    examples = trainer.train_dataset._schedule.batch(0)[:3]
+    examples = [e._replace(query=t, positive=t) for e, t in zip(examples, TEXTS, strict=True)]
+    inputs = trainer.train_dataset._builder.build(0, examples)
+    sparse = torch.zeros(3, model.vocabulary_size)
+    for chunk in inputs.chunks:
+        if chunk.side == side:
+            with torch.no_grad():
+                outputs = trainer.module(chunk)
+            rows = list(chunk.rows)
+            dense = got.dense.reshape(3, -1, model.dim)[rows]
+            np.testing.assert_allclose(dense, outputs.dense.numpy(), atol=1e-5)
+            for row, ids, weights in zip(rows, chunk.content, outputs.weights, strict=True):
+                sparse[row, ids[ids >= 0]] = weights[ids >= 0]
+    np.testing.assert_allclose(got.sparse.toarray(), sparse.numpy(), atol=1e-4)
+
+
+def test_the_finished_model_is_half_precision_and_tied(make_settings):
+    folder = train(make_settings(optimisation={"steps": 1}))
+    with safe_open(str(folder / "model.safetensors"), "pt") as file:
+        names = set(file.keys())
+        assert {file.get_tensor(name).dtype for name in names} == {torch.float16}
+    assert "cls.predictions.decoder.weight" not in names
+    settings = json.loads((folder / "retriever_config.json").read_text(encoding="utf-8"))
+    assert (settings["query_slots"], settings["passage_slots"], settings["tuned"]) == (2, 3, True)
+    assert "attn" not in (folder / "config.json").read_text(encoding="utf-8")
+
+
+def test_weights_of_another_model_are_refused(make_trainer, base):
+    with pytest.raises(CheckpointError, match="tensors do not fit"):
+        load_model(make_trainer().module, base)
+
+
+def test_a_base_of_another_digest_is_refused(make_settings):
+    with pytest.raises(CheckpointError, match="the recipe expects 0000"):
+        train(make_settings(model={"sha256": "0" * 64}))
+
+
+def test_arguments_that_the_recipe_decides_are_refused(make_settings):
+    with pytest.raises(InputError, match="sets max_steps, which the recipe decides"):
+        train(make_settings(trainer={"max_steps": 3}))
+    with pytest.raises(InputError, match="transformers refuses"):
+        train(make_settings(trainer={"no_such_argument": 3}))
+
+
+def test_the_teacher_is_never_trained_and_is_the_mean_of_all_tokens(make_trainer):
+    trainer = make_trainer(optimisation={"steps": 2})
+    teacher = trainer.teacher
+    before = teacher.encode(TEXTS, "passage")
+    trainer.train()
+    torch.testing.assert_close(teacher.encode(TEXTS, "passage"), before, rtol=0, atol=0)
+    alone = torch.cat([teacher.encode([text], "passage") for text in TEXTS])
+    torch.testing.assert_close(before, alone, atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(before.numpy(), teacher.encoder.encode_passages(TEXTS).dense, atol=1e-5)
