@@ -9,20 +9,26 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import scipy.sparse as sp
 from machine import machine
+from timing import CLOCKS, p50
 
 from diffretriever.corpus import Passage
-from diffretriever.index import Hit, Index
+from diffretriever.index import Hit, Index, Storage
+from diffretriever.index.manifest import Backend
 from diffretriever.index.stats import disk_bytes
 from diffretriever.representations import Provenance, Representations
 
 VOCABULARY, TERMS, BATCH = 30000, 40, 500
+CHOICES: tuple[tuple[Backend, Storage], ...] = (
+    ("exact", Storage()),
+    ("edge", Storage()),
+    ("edge", Storage(codes="int8")),
+    ("edge", Storage(codes="binary")),
+)
 
 
 def made(rng: np.random.Generator, count: int, slots: int, dim: int, topics: np.ndarray) -> Representations:
@@ -42,16 +48,6 @@ def made(rng: np.random.Generator, count: int, slots: int, dim: int, topics: np.
 def provenance(slots: int) -> Provenance:
     """Return a record of how these texts were made."""
     return Provenance("synthetic", "0", "none", "0", "default", "slot", 4, slots, 1, 32, 128, "float32", "0")
-
-
-def p50(calls: Sequence[Callable[[], object]]) -> float:
-    """Return the median time of some calls in milliseconds."""
-    times = []
-    for call in calls:
-        started = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - started)
-    return 1000 * float(np.median(times))
 
 
 def rankings(index: Index, queries: Representations, k: int, exact: bool | None) -> list[list[Hit]]:
@@ -80,29 +76,31 @@ def measure(options: argparse.Namespace, slots: int, root: Path) -> None:
     )
     passages = [Passage(f"p{i}", "some text of a passage " * 10) for i in range(options.passages)]
     truth: list[list[Hit]] | None = None
-    for backend, storage in (("exact", "float16"), ("edge", "float16"), ("edge", "int8"), ("edge", "binary")):
+    for backend, storage in CHOICES:
         folder = root / f"{backend}-{storage}-{slots}"
         with Index.create(folder, representations, backend=backend, storage=storage) as index:
-            started = time.perf_counter()
+            now = CLOCKS[options.clock]
+            started = now()
             for start in range(0, len(passages), BATCH):
                 part = slice(start, start + BATCH)
                 index.add_representations(passages[part], representations.select(part))
-            rate = len(passages) / (time.perf_counter() - started)
+            rate = len(passages) / (now() - started)
             each = [queries.select([i]) for i in range(len(queries))]
             one = [lambda q=q: index.search(q, 100, "multi", exact=True) for q in each]
             fast = [lambda q=q: index.search(q, 100, "multi", exact=False) for q in each]
             hybrid = [lambda q=q: index.search(q, 10) for q in each]
             sparse = [lambda q=q: index.search(q, 10, "sparse") for q in each]
-            times = [p50(calls) for calls in (one, fast, hybrid, sparse)]
+            times = [p50(calls, options.clock) for calls in (one, fast, hybrid, sparse)]
             found = rankings(index, queries, 100, False)
             truth = truth or rankings(index, queries, 100, True)
             add = p50(
                 [
                     lambda i=i: index.add_representations(passages[i : i + 1], representations.select([i]))
                     for i in range(20)
-                ]
+                ],
+                options.clock,
             )
-            delete = p50([lambda i=i: index.delete(f"p{i}") for i in range(20)])
+            delete = p50([lambda i=i: index.delete(f"p{i}") for i in range(20)], options.clock)
         size = disk_bytes(folder) / len(passages)
         shown = " | ".join(f"{t:.1f}" for t in times)
         print(
@@ -121,6 +119,7 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=50)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="what all times are of")
     options = parser.parse_args()
     import torch
 
