@@ -69,6 +69,7 @@ def options(
 
 def _register() -> None:
     from diffretriever.cli import (
+        benchmarking,
         checking,
         comparing,
         demo,
@@ -103,6 +104,7 @@ def _register() -> None:
     app.command("tune")(comparing.tune)
     app.command("mine")(mining.mine)
     app.command("demo")(demo.demo)
+    app.command("bench")(benchmarking.bench)
     app.command("latency")(timing.latency)
     app.command("sweep")(sweeping.sweep)
     app.command("report")(reporting.report)

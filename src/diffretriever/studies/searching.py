@@ -117,6 +117,11 @@ def _resident(index: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
     return lambda queries: best(queries, index, _FOUND).cpu()
 
 
+def random_texts(count: int, slots: int, dim: int, generator: torch.Generator) -> Representations:
+    """Return texts of random unit vectors [count * slots, dim] in fp32, without terms."""
+    return _representations(_unit(count * slots, dim, generator, torch.float32).view(count, slots, dim))
+
+
 def _representations(vectors: torch.Tensor) -> Representations:
     """Return texts with these vectors [N, K, D], without copying them, and without terms."""
     count, slots, dim = vectors.shape
