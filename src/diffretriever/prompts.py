@@ -75,6 +75,14 @@ class Chat:
             "follow instructions is needed"
         )
 
+    @classmethod
+    def usual(cls, name: str, id_of: Callable[[str], int | None]) -> Chat:
+        """Return the fitting chat format; that of the name where the vocabulary knows none."""
+        try:
+            return cls.fitting(name, id_of)
+        except PromptError:
+            return cls.load(name)
+
     def opening(self, role: str) -> str:
         """Return the text before a turn of `role`."""
         return self.header.format(role=self.roles[role])

@@ -59,7 +59,7 @@ class DiffRetriever(PromptedEncoder):
         query_slots = spec.slots[0] if settings.query_slots is None else settings.query_slots
         passage_slots = spec.slots[1] if settings.passage_slots is None else settings.passage_slots
         protocol = protocol_named(settings.protocol)
-        chat = Chat.load(spec.chat)
+        chat = Chat.usual(spec.chat, backbone.tokenizer.id_of)
         prompt = Prompt.choose(settings.prompt, spec.prompt, query_slots, passage_slots)
 
         def frame(side: Side, slots: int, max_length: int) -> Frame:

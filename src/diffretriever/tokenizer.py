@@ -79,6 +79,16 @@ class Tokenizer:
         """Return the ids of each word tokenised alone."""
         return self.encode(words, parse_special_tokens=False)
 
+    def with_mask(self, token: str) -> Tokenizer:
+        """Return this tokeniser with a mask token of that text, which is added if the vocabulary lacks it."""
+        from tokenizers import AddedToken
+        from tokenizers import Tokenizer as RustTokenizer
+
+        rust = RustTokenizer.from_str(self._parsing.to_str())
+        rust.add_special_tokens([AddedToken(token, normalized=False, special=True)])
+        extra = [self._parsing.id_to_token(i) for i in sorted(self.special_ids)]
+        return Tokenizer(rust, {**self.named, "mask_token": token, "additional_special_tokens": extra})
+
     def around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Return the ids that this tokeniser itself puts before and after a text, such as [CLS] and [SEP]."""
         text = self._parsing.encode("a", add_special_tokens=False).ids

@@ -177,6 +177,22 @@ SPECS: tuple[BackboneSpec, ...] = (
         mask_token="<|mask|>",  # noqa: S106
     ),
     BackboneSpec(
+        # A causal Qwen3 or Llama that `diffretriever adapt` made attend both ways. What Qwen2 becomes is Dream's form.
+        name="diffusion-qwen3",
+        model_types=("diffusion-qwen3",),
+        architecture="Qwen3ForCausalLM",
+        shift=1,
+        mask_token="<|mask|>",  # noqa: S106
+    ),
+    BackboneSpec(
+        name="diffusion-llama",
+        model_types=("diffusion-llama",),
+        architecture="LlamaForCausalLM",
+        shift=1,
+        chat="llama3",
+        mask_token="<|mask|>",  # noqa: S106
+    ),
+    BackboneSpec(
         name="bert",
         model_types=("bert",),
         architecture="BertForMaskedLM",

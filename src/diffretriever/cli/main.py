@@ -69,6 +69,7 @@ def options(
 
 def _register() -> None:
     from diffretriever.cli import (
+        adapting,
         benchmarking,
         checking,
         comparing,
@@ -102,6 +103,7 @@ def _register() -> None:
     app.command("evaluate")(evaluating.evaluate)
     app.command("compare")(comparing.compare)
     app.command("tune")(comparing.tune)
+    app.command("adapt")(adapting.adapt)
     app.command("mine")(mining.mine)
     app.command("demo")(demo.demo)
     app.command("bench")(benchmarking.bench)
