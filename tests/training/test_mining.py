@@ -12,6 +12,7 @@ from diffretriever.systems.bm25 import BM25
 from diffretriever.training import mining
 from diffretriever.training.mining import MiningSettings, choose_negatives, mine, read_mined_rows
 from diffretriever.training.rankers import BM25Ranker, Candidate, IndexRanker, MinedRow, Ranked, RowPassage
+from diffretriever.training.rows import open_rows
 
 CORPUS = [
     Passage("p0", "The tilt of the axis of the earth causes the seasons.", "Seasons"),
@@ -89,9 +90,10 @@ def test_positives_and_repeated_texts_are_left_out():
     row = row_of(("c1", "another text"), ("x", "Text  3"), query="text 5")
     found = ranked(9, 8, 7, 6, 5, 4)
     found.candidates.append(Candidate("c7", "", "TEXT 2", 3))
+    found.candidates.append(Candidate("c8", "a title alone", " ", 2))
     kept = choose_negatives(row, found, MiningSettings(choice="top"), 0)
     assert [c.passage_id for c in kept.negatives] == ["c2", "c4", "c6"]
-    assert kept.left_out == {"positive": 3, "repeated": 1}
+    assert kept.left_out == {"positive": 3, "repeated": 1, "empty": 1}
 
 
 def test_draws_depend_on_seed_and_row_alone():
@@ -113,6 +115,10 @@ def test_an_index_gives_negatives_but_no_positive_and_no_twin(rows, index, tmp_p
     # The other row of the same query holds p4's text as a positive, without its id or title.
     assert "p3" not in names(mined[1]) + names(mined[2])
     assert mined[0]["positive_passages"] == ROWS[0]["positive_passages"]
+    trained = open_rows(out)[0]
+    assert trained.query == ROWS[0]["query"]
+    assert trained.positives == (f"Seasons. {CORPUS[0].text}",)
+    assert len(trained.negatives) == 5
     assert report.rows == 3
     assert report.left_out["positive"] >= 4
 

@@ -18,7 +18,7 @@ from diffretriever.corpus import Problem
 from diffretriever.corpus.records import RecordError, identifier, text_value
 from diffretriever.corpus.rows import Row, read_rows
 from diffretriever.errors import CorpusError, InputError
-from diffretriever.json_files import read_json_object
+from diffretriever.json_files import read_json_object, write_json
 from diffretriever.progress import progress_bar
 from diffretriever.training.rankers import Candidate, MinedRow, Ranked, Ranker, RowPassage
 
@@ -94,7 +94,7 @@ def choose_negatives(
 ) -> Chosen:
     """Return the negatives of a row.
 
-    Left out are, in this order: positives by id; passages whose title and text are those of a positive of this query
+    Left out are, in this order: passages without text; positives by id; passages whose title and text are those of a positive of this query
     (in whatever row) or of the query itself; repeated texts; and what scores too close to the best positive.
 
     Args:
@@ -112,7 +112,9 @@ def choose_negatives(
     left_out: Counter[str] = Counter()
     for candidate in window:
         digest = text_digest(candidate.title, candidate.text)
-        if candidate.passage_id in positive_ids or digest in refused:
+        if not candidate.text.strip():
+            left_out["empty"] += 1
+        elif candidate.passage_id in positive_ids or digest in refused:
             left_out["positive"] += 1
         elif digest in kept:
             left_out["repeated"] += 1
@@ -181,7 +183,7 @@ def mine(
     note = out.with_name(out.name + ".mining.json")
     done = 0 if overwrite else _resume(out, note, about)
     note.parent.mkdir(parents=True, exist_ok=True)
-    note.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    write_json(note, about)
     known = _positives_by_query(read)
     tally: Counter[str] = Counter()
     left_out: Counter[str] = Counter()
@@ -202,7 +204,7 @@ def mine(
             bar(len(chunk))
     counts = {k: tally[k] for k in ("negatives", "short", "without", "unscored")}
     report = MiningReport(rows=len(read), left_out=dict(left_out), **counts)
-    note.write_text(json.dumps({**about, "report": asdict(report)}, indent=1) + "\n", encoding="utf-8")
+    write_json(note, {**about, "report": asdict(report)})
     return report
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from diffretriever.errors import InputError
-from diffretriever.json_files import read_json_object
+from diffretriever.json_files import read_json_object, write_json
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,4 @@ class AdaptationResults:
 
     def write(self, path: Path) -> None:
         """Write everything, whole or not at all."""
-        raw = {"about": self.about, "rows": [asdict(row) for row in self.rows]}
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
-        partial.replace(path)
+        write_json(path, {"about": self.about, "rows": [asdict(row) for row in self.rows]})

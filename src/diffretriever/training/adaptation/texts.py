@@ -131,10 +131,11 @@ class PromptSlots:
     """The retrieval prompt with the salient words of a text in its masked positions."""
 
     def __init__(self, backbone: Backbone, settings: AdaptationSettings, texts: Sequence[str]) -> None:
-        self._preparer = TextPreparer(backbone.tokenizer)
-        self._frames = DiffRetriever(backbone, retriever_settings(backbone, settings)).frames
+        encoder = DiffRetriever(backbone, retriever_settings(backbone, settings))
+        self._preparer = TextPreparer(encoder)
+        self._frames = encoder.frames
         sample = texts[:: max(1, len(texts) // _STATISTICS)]
-        prepared = self._preparer.prepare(sample, settings.length)
+        prepared = self._preparer.prepare(sample, "passage", settings.length)
         self._statistics = TermStatistics.count(text.words for text in prepared)
 
     def sequence(self, text: str, side: Side) -> tuple[list[int], list[int]]:
@@ -144,7 +145,7 @@ class PromptSlots:
         """
         frame = self._frames[side]
         limit = min(frame.text_room, _QUERY_TOKENS) if side == "query" else frame.text_room
-        prepared = self._preparer.prepare([text], limit)[0]
+        prepared = self._preparer.prepare([text], side, limit)[0]
         words = salient_words(prepared.words, self._statistics, frame.slots)
         ids, first = frame.wrap(prepared.ids)
         filled = [*ids[:first], *words, *ids[first + len(words) :]]
