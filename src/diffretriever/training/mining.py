@@ -94,8 +94,9 @@ def choose_negatives(
 ) -> Chosen:
     """Return the negatives of a row.
 
-    Left out are, in this order: passages without text; positives by id; passages whose title and text are those of a positive of this query
-    (in whatever row) or of the query itself; repeated texts; and what scores too close to the best positive.
+    Left out are, in this order: passages without text; positives by id; passages whose title and text are those of a
+    positive of this query (in whatever row) or of the query itself; repeated texts; what scores too close to the best
+    positive.
 
     Args:
         row: the row.
