@@ -61,6 +61,7 @@ def train(settings: TrainingSettings, *, progress: bool = False) -> Path:
 def prepare(settings: TrainingSettings, *, progress: bool = False) -> tuple[RetrieverTrainer, dict[str, object]]:
     """Return the trainer of a run, ready to start or to go on, and the facts of the run."""
     arguments = _arguments(settings)
+    device = arguments.device  # asking for it starts the other processes' side of the connection
     world = World.here()
     if settings.optimisation.batch % (world.size * settings.data.group):
         raise InputError(
@@ -68,14 +69,14 @@ def prepare(settings: TrainingSettings, *, progress: bool = False) -> tuple[Retr
             f"{settings.data.group} need a multiple of {world.size * settings.data.group}"
         )
     set_seed(settings.seed)
-    base = open_base(settings.model, arguments.device, bf16=settings.optimisation.bf16)
+    base = open_base(settings.model, device, bf16=settings.optimisation.bf16)
     module = build_module(base, settings.model, settings.seed)
     if not settings.loss.needs_head:
         module.freeze_head()
     if settings.optimisation.gradient_checkpointing:
         module.backbone.model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
     files = [open_rows(Path(settings.data.folder) / s.path, s.format) for s in settings.data.sources]
-    teacher = _teacher(settings, arguments.device, module)
+    teacher = _teacher(settings, device, module)
     embed = None if teacher is None else lambda texts: teacher.encode(texts, "query").cpu().numpy()
     schedule = Schedule(settings, files, embed, world.agreed)
     builder = BatchBuilder(settings, module, world, _word_targets(settings, module, files))
