@@ -181,6 +181,26 @@ def test_marks_need_a_difference_that_queries_agree_on(measured):
     assert marks_against(table, table.row("better"))[0] == {("bm25", task): "worse", ("same", task): "worse"}
 
 
+def test_commands_are_shown_without_the_folders_of_one_machine(measured):
+    from dataclasses import replace
+
+    from diffretriever.studies.document import Listing, Paragraph
+    from diffretriever.studies.report import Choices, Inputs, compose
+
+    inputs = Inputs.read([measured / "results", measured / "latency"])
+    command = "diffretriever evaluate bm25 -c '/home/me/my data' --rerank /home/me/runs/a.trec --out here/r"
+    made = [replace(results, command=command) for results in inputs.results]
+    busy = [replace(run, machine=replace(run.machine, load=99.5, cores=2)) for run in inputs.latency]
+    document = compose(replace(inputs, results=tuple(made), latency=tuple(busy)), Choices())
+    blocks = [block for section in document.sections for block in section.blocks]
+    assert next(line for block in blocks if isinstance(block, Listing) for line in block.lines) == (
+        "diffretriever evaluate bm25 -c 'my data' --rerank a.trec --out here/r"
+    )
+    said = " ".join(block.text for block in blocks if isinstance(block, Paragraph))
+    assert "Other work shared the machine (load average 99.5 on 2 cores)" in said
+    assert "to 99.5" in said
+
+
 def test_markdown_brings_its_figures(cli, measured, tmp_path):
     out = tmp_path / "page.md"
     done = cli("report", measured / "results", measured / "sweep", measured / "latency", "--out", out)

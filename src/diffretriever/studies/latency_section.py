@@ -22,7 +22,7 @@ def latency_section(measured: LatencyResults, number: int) -> Section:
         Paragraph(
             f"Measured on {where}, {', '.join(kinds)}, after a warm-up, all systems taking turns. A text goes in as "
             "a string; tokenising, prompt, vectors and term weights are part of the time. Searches are exact, over "
-            "random unit vectors in memory."
+            f"random unit vectors in memory.{_busy(measured.machine)}"
         ),
         _figure(measured, where, number),
         _encoding_table(measured),
@@ -41,6 +41,16 @@ def machine_text(machine: Machine, device: str) -> str:
     if device.startswith("cuda") and machine.accelerator:
         return machine.accelerator
     return f"{machine.processor}, {machine.threads} of {machine.cores} threads"
+
+
+def _busy(machine: Machine) -> str:
+    """Return a warning where other work shared the machine, so that times are longer than they would be alone."""
+    if machine.load is None or machine.load <= machine.cores:
+        return ""
+    return (
+        f" Other work shared the machine (load average {machine.load:.1f} on {machine.cores} cores): times are longer "
+        "than alone, ratios within a round less so."
+    )
 
 
 def _figure(measured: LatencyResults, where: str, number: int) -> Figure:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -136,14 +137,17 @@ def _focus(table: Board, baseline: Row) -> Row:
 def _origin(inputs: Inputs) -> Section:
     """Return what made the numbers: commands, seeds, machines, versions."""
     runs: list[Results | LatencyResults | SweepResults] = [*inputs.results, *inputs.latency, *inputs.sweeps]
-    commands = dict.fromkeys(run.command for run in runs)
+    commands = dict.fromkeys(_command(run.command) for run in runs)
     machines = dict.fromkeys(_machine(run.machine) for run in runs)
     versions = dict.fromkeys(", ".join(f"{k} {v}" for k, v in run.versions.items()) for run in runs)
     systems = dict.fromkeys(_system(results) for results in inputs.results)
     blocks: list[Block] = [
-        Paragraph("Commands that made the numbers, in the order of the files:"),
+        Paragraph("Commands that made the numbers, in the order of the files; of full paths the last part:"),
         Listing(tuple(commands)),
-        Paragraph(f"Seeds: {', '.join(sorted({str(run.seed) for run in runs}))}. Machines: {'; '.join(machines)}."),
+        Paragraph(
+            f"Seeds: {', '.join(sorted({str(run.seed) for run in runs}))}. Machines: {'; '.join(machines)}"
+            f"{_load([run.machine for run in runs])}."
+        ),
         Paragraph(f"Versions: {'; '.join(versions)}."),
     ]
     if systems:
@@ -151,8 +155,26 @@ def _origin(inputs: Inputs) -> Section:
     return Section("How the numbers were made", tuple(blocks))
 
 
+def _command(command: str) -> str:
+    """Return a command with what others can repeat of it: where things lay on one machine is left out."""
+    try:
+        words = shlex.split(command)
+    except ValueError:  # as it was given, if it is no command line
+        return command
+    return shlex.join(Path(word).name if Path(word).is_absolute() else word for word in words)
+
+
+def _load(machines: Sequence[Machine]) -> str:
+    """Return how busy the machines were, in words; "" where no system told."""
+    loads = [machine.load for machine in machines if machine.load is not None]
+    if not loads:
+        return ""
+    return f"; load average {min(loads):.1f}" + (f" to {max(loads):.1f}" if max(loads) > min(loads) else "")
+
+
 def _machine(machine: Machine) -> str:
-    parts = [machine.processor, f"{machine.threads} threads", f"{machine.memory_bytes / 2**30:.0f} GiB"]
+    threads = "1 thread" if machine.threads == 1 else f"{machine.threads} threads"
+    parts = [machine.processor, f"{threads} of {machine.cores}", f"{machine.memory_bytes / 2**30:.0f} GiB"]
     return ", ".join([*parts, *([machine.accelerator] if machine.accelerator else []), machine.platform])
 
 

@@ -43,10 +43,10 @@ def _draw(ax: Axes, panel: DifferencePanel) -> None:
     ordered = sorted(panel.differences, reverse=True)
     wins, losses = sum(d > 0 for d in ordered), sum(d < 0 for d in ordered)
     ties = len(ordered) - wins - losses
-    places = range(1, len(ordered) + 1)
+    edges = [place + 0.5 for place in range(len(ordered) + 1)]
     for sign, colour in ((1, COLOURS[0]), (-1, COLOURS[1])):
         heights = [d if d * sign > 0 else 0.0 for d in ordered]
-        ax.fill_between(places, heights, step="mid", color=colour, linewidth=0.6, edgecolor=colour)
+        ax.stairs(heights, edges, fill=True, color=colour)
     mean = sum(ordered) / len(ordered)
     ax.axhline(0, color=INK, linewidth=0.9)
     ax.axhline(mean, color=INK, linewidth=1.2, linestyle=(0, (4, 2)))
