@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import math
+import random
 import sys
 
 import pytest
 
 from diffretriever.errors import InputError, MissingExtraError
-from diffretriever.evaluation import Qrel, Run, ScoredPassage, evaluate
+from diffretriever.evaluation import Qrel, Run, ScoredPassage, evaluate, read_qrels, read_run
 
 QRELS = [Qrel("1", "a", 1), Qrel("1", "b", 1), Qrel("2", "c", 1)]
 
@@ -29,6 +30,32 @@ def test_tied_scores_are_judged_in_the_order_given():
     # trec_eval would put "z" before "c" at a tie.
     assert evaluate(run_of(q2=["c", "z"]), QRELS[2:], ["RR@10"])["RR@10"] == 1.0
     assert evaluate(run_of(q2=["z", "c"]), QRELS[2:], ["RR@10"])["RR@10"] == 0.5
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_foreign_run_with_grades_has_the_values_of_ir_measures(tmp_path, tied):
+    import ir_measures
+
+    rng = random.Random(0)
+    names = ["nDCG@10", "nDCG@3", "RR", "RR(rel=2)", "R@1000", "R(rel=2)@5", "AP", "AP(rel=2)", "P@3"]
+    # Given ties, ir_measures cuts RR@k in another order than trec_eval's, which is ours for every measure.
+    names += [] if tied else ["RR@10", "RR(rel=2)@3"]
+    run, qrels = tmp_path / "r.trec", tmp_path / "q.trec"
+    scores = [1.0, 0.5, 0.25, 0.125] if tied else [rng.random() for _ in range(10_000)]
+    run.write_text(
+        "".join(f"q{q} Q0 d{d} 1 {rng.choice(scores)} t\n" for q in range(8) for d in rng.sample(range(12), 9))
+    )
+    qrels.write_text("".join(f"q{q} 0 d{d} {rng.randint(0, 3)}\n" for q in range(9) for d in range(0, 12, 2)))
+    found = evaluate(read_run(run), read_qrels(qrels), names)
+    expected = ir_measures.calc(
+        [ir_measures.parse_measure(name) for name in names],
+        list(ir_measures.read_trec_qrels(str(qrels))),
+        list(ir_measures.read_trec_run(str(run))),
+    )
+    for measure, value in expected.aggregated.items():
+        assert found[str(measure)] == pytest.approx(value, abs=1e-9), measure
+    for metric in expected.per_query:
+        assert found.per_query[str(metric.measure)][metric.query_id] == pytest.approx(metric.value, abs=1e-9)
 
 
 def test_own_ids_are_dropped_only_when_asked():
