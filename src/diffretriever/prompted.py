@@ -88,7 +88,7 @@ class PromptedEncoder(TextEncoder, ABC):
             steps=s.steps,
             max_query_length=s.max_query_length,
             max_passage_length=s.max_passage_length,
-            dtype=str(self.backbone.dtype).removeprefix("torch."),
+            dtype=self.backbone.dtype_name,
             version=__version__,
             stops=self.stops,
             system=self.system,

@@ -44,6 +44,7 @@ class Backbone(nn.Module):
         tokenizer: its tokeniser.
         special: ids of its mask, end-of-sequence and padding tokens.
         fingerprint: digest of weights and tokeniser.
+        weights_dtype: what the layers' weights are rounded to, where that is not `dtype`; "" where it is.
         graphs: runs single sequences in inference mode, on devices where that is faster; None for none.
     """
 
@@ -61,6 +62,7 @@ class Backbone(nn.Module):
         self.tokenizer = tokenizer
         self.special = special
         self.fingerprint = fingerprint
+        self.weights_dtype = ""
         self.graphs: SequenceGraphs | None = None
 
     @property
@@ -70,8 +72,13 @@ class Backbone(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Dtype of the weights."""
+        """Dtype of the embeddings and of what passes between layers."""
         return self._embedding.weight.dtype
+
+    @property
+    def dtype_name(self) -> str:
+        """Name of what the forward pass computes in, such as "bfloat16" or "float8", as the provenance records it."""
+        return self.weights_dtype or str(self.dtype).removeprefix("torch.")
 
     @property
     def hidden_size(self) -> int:

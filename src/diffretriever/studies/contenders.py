@@ -121,7 +121,7 @@ def _contender(encoder: PromptedEncoder, key: str, name: str, count: int, weight
             variant="single" if count == 1 else "multi",
             weights=weights,
             parameters=sum(p.numel() for p in backbone.model.parameters()),
-            dtype=str(backbone.dtype).removeprefix("torch."),
+            dtype=backbone.dtype_name,
         ),
         encoder,
     )
