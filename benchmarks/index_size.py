@@ -65,7 +65,7 @@ def measure(folder: Path, options: argparse.Namespace, root: Path) -> None:
     print(HEAD.format(clock=options.clock), flush=True)
     table = ""
     for backend, storage in choices(passages.dim):
-        if backend not in options.backends:
+        if backend not in options.backends or (options.only and f"{backend} {storage}" not in options.only):
             continue
         place = root / "index"
         build(place, backend, storage, listed, passages)
@@ -128,6 +128,7 @@ def main() -> None:
     parser.add_argument("--encodings", type=Path, required=True, help="what `diffretriever encode` wrote")
     parser.add_argument("--queries", type=int, default=300, help="at most so many judged queries")
     parser.add_argument("--backends", nargs="+", default=["edge", "exact"])
+    parser.add_argument("--only", nargs="+", metavar="INDEX", help="rows, such as 'edge float16, codes int8'")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="what p50 is the median of")
     options = parser.parse_args()
