@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -122,7 +123,7 @@ def recalls(index: Index, queries: Representations) -> str:
     return "\n".join([*lines, "", f"Calibrated depths, without these queries: {chosen}."])
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("collections", nargs="+", type=Path, help="folders in BEIR's layout")
     parser.add_argument("--encodings", type=Path, required=True, help="what `diffretriever encode` wrote")
@@ -131,7 +132,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", metavar="INDEX", help="rows, such as 'edge float16, codes int8'")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="what p50 is the median of")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     import torch
 
     torch.set_num_threads(options.threads)

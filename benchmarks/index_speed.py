@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -111,7 +112,7 @@ def measure(options: argparse.Namespace, slots: int, root: Path) -> None:
         )
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--passages", type=int, default=20000)
     parser.add_argument("--slots", type=int, nargs="+", default=[4, 16])
@@ -120,7 +121,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="what all times are of")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     import torch
 
     torch.set_num_threads(options.threads)
