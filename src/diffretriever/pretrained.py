@@ -101,11 +101,22 @@ def _settings_for(system: object, recorded: RetrieverSettings) -> RetrieverSetti
 
 
 def save_checkpoint(
-    folder: Path, backbone: Backbone, settings: RetrieverSettings, slot_embeddings: torch.Tensor | None
+    folder: Path,
+    backbone: Backbone,
+    settings: RetrieverSettings,
+    slot_embeddings: torch.Tensor | None,
+    tensors: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
     """Write config, weights, tokeniser, slot embeddings and settings into a folder that `open_checkpoint` reads.
 
     Weights are written under the native class's names, and the config says which row they belong to.
+
+    Args:
+        folder: made when it is missing.
+        backbone: the model.
+        settings: what the checkpoint records.
+        slot_embeddings: [2, K_max, D]; None for none.
+        tensors: weights to write instead of the model's own, by the same names.
 
     Raises:
         InputError: weights are rounded to float8, which a checkpoint does not hold.
@@ -117,12 +128,23 @@ def save_checkpoint(
     folder.mkdir(parents=True, exist_ok=True)
     model = backbone.model
     tied = set(getattr(model, "_tied_weights_keys", None) or ()) if _tied(model) else set()
-    tensors = {n: t.detach().cpu().contiguous() for n, t in model.state_dict().items() if n not in tied}
-    save_file(tensors, str(folder / "model.safetensors"), metadata={"format": "pt"})
+    weights = model.state_dict() if tensors is None else tensors
+    written = {n: t.detach().cpu().contiguous() for n, t in weights.items() if n not in tied}
+    save_file(written, str(folder / "model.safetensors"), metadata={"format": "pt"})
     config = json.loads(model.config.to_json_string(use_diff=False))  # type: ignore[union-attr,operator]
     special = {f"{k}_token_id": v for k, v in _special(backbone).items()}
     config = {**config, "model_type": backbone.spec.model_types[0], **special}
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    save_around_weights(folder, backbone, settings, slot_embeddings)
+
+
+def save_around_weights(
+    folder: Path, backbone: Backbone, settings: RetrieverSettings, slot_embeddings: torch.Tensor | None
+) -> None:
+    """Write tokeniser, settings and slot embeddings: what a checkpoint holds beside its weights, or an adapter."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
     backbone.tokenizer.save(folder)
     settings.save(folder)
     if slot_embeddings is not None:

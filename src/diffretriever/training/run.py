@@ -13,6 +13,7 @@ from diffretriever.training.base import open_base
 from diffretriever.training.building import BatchBuilder
 from diffretriever.training.callbacks import StepLog
 from diffretriever.training.gathering import World
+from diffretriever.training.lora import add_lora, check_lora_base
 from diffretriever.training.module import RetrieverModule, build_module, text_room
 from diffretriever.training.rows import RowFile, open_rows
 from diffretriever.training.saving import load_model, save_model
@@ -53,7 +54,8 @@ def train(settings: TrainingSettings, *, progress: bool = False) -> Path:
         load_model(trainer.module, Path(trainer.state.best_model_checkpoint))
     if trainer.args.should_save:
         half = torch.float16 if trainer.module.backbone.dtype == torch.float32 else None
-        save_model(trainer.module, folder.model, about, half)
+        merge = settings.model.lora is not None and settings.model.lora.merge
+        save_model(trainer.module, folder.model, about, half, merge=merge)
     trainer.accelerator.wait_for_everyone()
     return folder.model
 
@@ -70,6 +72,9 @@ def prepare(settings: TrainingSettings, *, progress: bool = False) -> tuple[Retr
         )
     set_seed(settings.seed)
     base = open_base(settings.model, device, bf16=settings.optimisation.bf16)
+    if settings.model.lora is not None:
+        check_lora_base(settings.model.base, merged=settings.model.lora.merge, headless=not base.backbone.fingerprint)
+        add_lora(base.backbone, settings.model.lora, settings.model.base)
     module = build_module(base, settings.model, settings.seed)
     if not settings.loss.needs_head:
         module.freeze_head()

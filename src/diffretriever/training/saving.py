@@ -12,16 +12,24 @@ from torch import Tensor
 
 from diffretriever.errors import CheckpointError
 from diffretriever.json_files import write_json
-from diffretriever.pretrained import save_checkpoint
+from diffretriever.pretrained import save_around_weights, save_checkpoint
+from diffretriever.training.lora import has_lora, load_adapter, merged_tensors, save_adapter
 from diffretriever.training.module import RetrieverModule
 
 _ABOUT = "training.json"
 
 
 def save_model(
-    module: RetrieverModule, folder: Path, about: Mapping[str, object] | None = None, dtype: torch.dtype | None = None
+    module: RetrieverModule,
+    folder: Path,
+    about: Mapping[str, object] | None = None,
+    dtype: torch.dtype | None = None,
+    *,
+    merge: bool = False,
 ) -> None:
     """Write config, weights, tokeniser, slot embeddings and settings, and how the model came about.
+
+    Of a module with LoRA the adapters alone are written, in PEFT's layout, and the base is named.
 
     Args:
         module: what was trained.
@@ -29,24 +37,43 @@ def save_model(
         about: facts of the run, written to `training.json`; None for none.
         dtype: dtype of the files; that of the weights by default. fp16 halves the size of fp32 and keeps three digits,
             more than the bf16 products of training had.
+        merge: whether the base with the updates of the adapters is written instead of the adapters.
     """
     backbone = module.backbone
-    slots = module.slot_embeddings
-    if dtype is not None and dtype != backbone.dtype:
-        backbone = copy.deepcopy(backbone).to(dtype)
-    if slots is not None and dtype is not None:
-        slots = slots.detach().to(dtype)  # type: ignore[assignment]
-    save_checkpoint(folder, backbone, replace(module.encoder.settings, tuned=True), slots)
+    settings = replace(module.encoder.settings, tuned=True)
+    slots = module.slot_embeddings if module.slot_embeddings is None else module.slot_embeddings.detach().to(dtype)
+    if has_lora(backbone.model) and not merge:
+        save_adapter(backbone.model, folder, dtype)
+        save_around_weights(folder, backbone, settings, slots)
+    elif has_lora(backbone.model):
+        save_checkpoint(folder, backbone, settings, slots, merged_tensors(backbone.model, dtype))
+    else:
+        if dtype is not None and dtype != backbone.dtype:
+            backbone = copy.deepcopy(backbone).to(dtype)
+        save_checkpoint(folder, backbone, settings, slots)
     if about is not None:
         write_json(folder / _ABOUT, about)
 
 
 def load_model(module: RetrieverModule, folder: Path) -> None:
-    """Give a module the weights that `save_model` wrote.
+    """Give a module the weights that `save_model` wrote, of adapters if it has any.
 
     Raises:
         CheckpointError: a tensor is missing, unexpected or of another shape.
     """
+    from safetensors.torch import load_file
+
+    if has_lora(module.backbone.model):
+        load_adapter(module.backbone.model, folder)
+    else:
+        _load_weights(module, folder)
+    if module.slot_embeddings is not None:
+        slots = load_file(str(folder / "slots.safetensors"))["slot_embeddings"]
+        with torch.no_grad():
+            module.slot_embeddings.copy_(slots)
+
+
+def _load_weights(module: RetrieverModule, folder: Path) -> None:
     from safetensors.torch import load_file
 
     model = module.backbone.model
@@ -56,10 +83,6 @@ def load_model(module: RetrieverModule, folder: Path) -> None:
     if wrong := sorted((expected.keys() ^ tensors.keys()) - tied):
         raise CheckpointError(f"{folder}: tensors do not fit this model: {', '.join(wrong[:3])}; give its own folder")
     model.load_state_dict(tensors, strict=False)
-    if module.slot_embeddings is not None:
-        slots = load_file(str(folder / "slots.safetensors"))["slot_embeddings"]
-        with torch.no_grad():
-            module.slot_embeddings.copy_(slots)
 
 
 def _shared(tensor: Tensor, expected: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> bool:

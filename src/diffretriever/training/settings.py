@@ -26,12 +26,14 @@ class LoraSettings:
         alpha: an update counts `alpha / r`.
         dropout: share of an adapter's inputs that is dropped.
         targets: names of the adapted layers; those of the backbone's row by default, never the vocabulary head.
+        merge: whether the finished model holds the base with the updates added, instead of the adapters alone.
     """
 
     r: int = 16
     alpha: float = 64.0
     dropout: float = 0.05
     targets: tuple[str, ...] | None = None
+    merge: bool = False
 
     def __post_init__(self) -> None:
         _at_least(1, r=self.r)
