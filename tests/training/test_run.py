@@ -12,6 +12,7 @@ from diffretriever import open_system
 from diffretriever.errors import CheckpointError, InputError
 from diffretriever.training.run import prepare, train
 from diffretriever.training.saving import load_model
+from diffretriever.training.trainer import StepDataset
 
 TEXTS = ["bread of the dough. yeast", "piano", "the galaxy of the star. orbit orbit"]
 
@@ -152,3 +153,58 @@ def test_the_teacher_is_never_trained_and_is_the_mean_of_all_tokens(make_trainer
     alone = torch.cat([teacher.encode([text], "passage") for text in TEXTS])
     torch.testing.assert_close(before, alone, atol=1e-5, rtol=1e-5)
     np.testing.assert_allclose(before.numpy(), teacher.encoder.encode_passages(TEXTS).dense, atol=1e-5)
+
+
+SYSTEMS = [
+    ("diffembed", "tiny-dream", {}),
+    ("repllama", "tiny-llama", {}),
+    ("promptreps", "tiny-qwen2", {"sparse": 1.0}),
+    ("diffretriever", "tiny-llada", {"sparse": 1.0, "denoising": 0.1}),
+]
+
+
+@pytest.mark.parametrize(("system", "checkpoint", "loss"), SYSTEMS)
+def test_every_system_is_trained_by_the_same_code(make_settings, checkpoints, tmp_path, system, checkpoint, loss):
+    slots = {"query_slots": 2, "passage_slots": 2} if system == "diffretriever" else {}
+    lengths = {"max_query_length": 120, "max_passage_length": 120}
+    settings = make_settings(
+        model={
+            "base": str(checkpoints / checkpoint),
+            "system": system,
+            "slot_embeddings": False,
+            "prompt": None,
+            "query_slots": None,
+            "passage_slots": None,
+        }
+        | slots
+        | lengths,
+        loss={"sparse": 0.0, "scores": 0.0, "vectors": 0.0, "words": 0.0, "terms": 0.0} | loss,
+        data={"group": 1},
+        optimisation={"steps": 6, "batch": 6, "learning_rate": 2e-3},
+    )
+    model = open_system(train(settings), device="cpu")
+    assert model.system == system
+    rows = log_of(tmp_path / "run")
+    assert np.mean([row["loss"] for row in rows[-2:]]) < np.mean([row["loss"] for row in rows[:2]])
+    scores = model.encode_queries(["the heart"]).pooled @ model.encode_passages(["lung of the heart", "piano"]).pooled.T
+    assert np.isfinite(scores).all()
+
+
+def test_layers_computed_again_give_the_same_gradients(make_trainer, tmp_path):
+    found = []
+    for again in (False, True):
+        optimisation = {"gradient_checkpointing": again}
+        trainer = make_trainer(optimisation=optimisation, output=str(tmp_path / str(again)))
+        trainer.training_step(trainer.module, {"inputs": trainer.train_dataset[0]})
+        found.append({name: p.grad for name, p in trainer.module.named_parameters()})
+    for name in found[0]:
+        torch.testing.assert_close(found[1][name], found[0][name], rtol=1e-5, atol=1e-6)
+
+
+def test_batches_made_ahead_are_the_same_ones_in_any_order(make_trainer):
+    here = make_trainer().train_dataset
+    ahead = StepDataset(here._schedule, here._builder, ahead=True)
+    for step in (0, 1, 4, 5, 2):
+        one, other = here[step], ahead[step]
+        assert (one.step, one.queries, one.passages) == (other.step, other.queries, other.passages)
+        assert all(torch.equal(a.batch.ids, b.batch.ids) for a, b in zip(one.chunks, other.chunks, strict=True))

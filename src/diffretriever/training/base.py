@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -136,3 +138,12 @@ def set_dropout(backbone: Backbone, share: float) -> None:
             module.p = share
         elif isinstance(getattr(module, "attention_dropout", None), float):
             module.attention_dropout = share  # type: ignore[assignment]
+
+
+def recompute_layers(backbone: Backbone) -> None:
+    """Keep no activations inside layers: they are computed again in the backward pass."""
+    model = backbone.model
+    # Renamed within the releases of transformers that we take; the old name warns in the newer ones.
+    newer = getattr(model, "activation_checkpointing_enable", None)
+    enable = cast(Callable[[dict[str, bool]], None], newer or model.gradient_checkpointing_enable)
+    enable({"use_reentrant": False})

@@ -65,7 +65,8 @@ class Chunk:
         words: [B, K] the vocabulary id that each slot should say, -100 for none; None for no target.
         offset: [V] added to the word logits; None without `words`.
         matched: whether words are matched to the slots that say them best.
-        teacher: [B, D] the teacher's vectors; None for no target.
+        teacher: [B, D'] the teacher's vectors; None for no target.
+        aligned: whether the texts' mean slots should be those vectors.
         diversity: whether slots should differ.
         noised: corrupted copies of the texts; None for none.
     """
@@ -79,6 +80,7 @@ class Chunk:
     offset: Tensor | None = None
     matched: bool = False
     teacher: Tensor | None = None
+    aligned: bool = False
     diversity: bool = False
     noised: Noised | None = None
 

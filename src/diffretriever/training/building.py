@@ -97,6 +97,7 @@ class BatchBuilder:
             words=words,
             offset=offset,
             matched=matched,
+            aligned=bool(loss.vectors),
             diversity=bool(loss.diversity) and frame.slots > 1,
             noised=noised,
         )

@@ -126,14 +126,14 @@ def match_slots(logits: Tensor, targets: Tensor) -> Tensor:
     """
     from scipy.optimize import linear_sum_assignment
 
-    log_probabilities = logits - logits.logsumexp(dim=-1, keepdim=True)
-    matched = torch.full_like(targets, -100)
-    for n, row in enumerate(targets):
-        wanted = row[row != -100]
-        slots, order = linear_sum_assignment(-log_probabilities[n][:, wanted].cpu().numpy())
-        places = torch.from_numpy(slots).to(targets.device)
-        matched[n, places] = wanted[torch.from_numpy(order).to(targets.device)]
-    return matched
+    columns = targets.clamp(min=0)[:, None, :].expand(*logits.shape[:2], -1)
+    costs = (logits.logsumexp(dim=-1, keepdim=True) - logits.gather(2, columns)).cpu()
+    matched = torch.full(targets.shape, -100)
+    for row, cost, wanted in zip(matched, costs, targets.cpu(), strict=True):
+        given = torch.nonzero(wanted != -100)[:, 0]
+        slots, order = linear_sum_assignment(cost[:, given].numpy())
+        row[torch.from_numpy(slots)] = wanted[given[torch.from_numpy(order)]]
+    return matched.to(targets.device)
 
 
 def slot_words(logits: Tensor, targets: Tensor, offset: Tensor) -> Tensor:

@@ -82,7 +82,7 @@ class RetrieverModule(nn.Module):
                 terms = losses.term_regression(logits, own, chunk.weights)
         if chunk.words is not None:
             words = self._word_loss(hidden, chunk)
-        if chunk.teacher is not None:
+        if chunk.teacher is not None and chunk.aligned:
             vectors = losses.vector_alignment(dense, chunk.teacher)
         if chunk.diversity:
             diversity = losses.slot_cosine(dense)

@@ -60,12 +60,13 @@ class RowError(Exception):
     """A row that cannot be trained on; the message says why, the caller knows where."""
 
 
-def open_rows(path: Path, form: RowFormat = "auto") -> RowFile:
+def open_rows(path: Path, form: RowFormat = "auto", *, progress: bool = False) -> RowFile:
     """Return the rows of a JSONL (also .gz, .zst) or Parquet file, every one of them checked.
 
     Args:
         path: the file.
         form: layout of its rows; told from the fields by default.
+        progress: whether to show a progress bar on a terminal.
 
     Raises:
         CorpusError: the file does not exist, is of another format, or has rows that cannot be used: the message names
@@ -76,9 +77,9 @@ def open_rows(path: Path, form: RowFormat = "auto") -> RowFile:
         raise CorpusError(f"{path} does not exist; set data.folder to the folder of the training files")
     kind = detect_format(path)
     if kind == "jsonl":
-        return JsonlRows(path, form)
+        return JsonlRows(path, form, progress=progress)
     if kind == "parquet":
-        return ParquetRows(path, form)
+        return ParquetRows(path, form, progress=progress)
     raise CorpusError(f"{path}: training texts are read from JSONL or Parquet, not {kind}; convert the file")
 
 
@@ -88,16 +89,17 @@ class JsonlRows:
     Args:
         path: the file.
         form: layout of its rows.
+        progress: whether to show a progress bar on a terminal.
     """
 
-    def __init__(self, path: Path, form: RowFormat) -> None:
+    def __init__(self, path: Path, form: RowFormat, *, progress: bool = False) -> None:
         self._path, self._form = path, form
         self.sha256 = _digest(path)
         packed = path.suffix in COMPRESSIONS
         self._file: IO[bytes] = tempfile.TemporaryFile() if packed else path.open("rb")  # noqa: SIM115
         weakref.finalize(self, self._file.close)
         self._offsets = array("q")
-        _refuse(list(self._scan(packed)), path)
+        _refuse(list(self._scan(packed, progress)), path)
         if not self._offsets:
             raise CorpusError(f"{path}: holds no row; check the file")
 
@@ -108,11 +110,14 @@ class JsonlRows:
         self._file.seek(self._offsets[number])
         return _parsed(self._file.readline(), self._form)
 
-    def _scan(self, packed: bool) -> Iterator[Problem]:
+    def _scan(self, packed: bool, progress: bool) -> Iterator[Problem]:
         """Find and check all lines; yields the bad ones."""
         place = 0
         size = None if packed else self._path.stat().st_size
-        with open_bytes(self._path) as stream, progress_bar(f"reading {self._path.name}", size) as advance:
+        with (
+            open_bytes(self._path) as stream,
+            progress_bar(f"reading {self._path.name}", size, enabled=progress) as advance,
+        ):
             for number, line in enumerate(_lines(stream), 1):
                 if packed:
                     self._file.write(line)
@@ -140,15 +145,16 @@ class ParquetRows:
     Args:
         path: the file.
         form: layout of its rows.
+        progress: whether to show a progress bar on a terminal.
     """
 
-    def __init__(self, path: Path, form: RowFormat) -> None:
+    def __init__(self, path: Path, form: RowFormat, *, progress: bool = False) -> None:
         self._path, self._form = path, form
         self.sha256 = _digest(path)
         self._table = _read_table(path)
         if not len(self._table):
             raise CorpusError(f"{path}: holds no row; check the file")
-        _refuse(list(self._check()), path)
+        _refuse(list(self._check(progress)), path)
 
     def __len__(self) -> int:
         return len(self._table)
@@ -156,9 +162,9 @@ class ParquetRows:
     def __getitem__(self, number: int) -> TrainingRow:
         return row_from({name: self._table[name][number].as_py() for name in self._table.column_names}, self._form)
 
-    def _check(self) -> Iterator[Problem]:
+    def _check(self, progress: bool) -> Iterator[Problem]:
         number = 0
-        with progress_bar(f"reading {self._path.name}", len(self._table)) as advance:
+        with progress_bar(f"reading {self._path.name}", len(self._table), enabled=progress) as advance:
             for batch in self._table.to_batches(max_chunksize=4096):
                 for fields in batch.to_pylist():
                     number += 1

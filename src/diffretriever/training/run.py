@@ -9,7 +9,7 @@ import torch
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments, set_seed
 
 from diffretriever.errors import InputError, MissingExtraError
-from diffretriever.training.base import open_base
+from diffretriever.training.base import open_base, recompute_layers
 from diffretriever.training.building import BatchBuilder
 from diffretriever.training.callbacks import StepLog
 from diffretriever.training.gathering import World
@@ -79,8 +79,9 @@ def prepare(settings: TrainingSettings, *, progress: bool = False) -> tuple[Retr
     if not settings.loss.needs_head:
         module.freeze_head()
     if settings.optimisation.gradient_checkpointing:
-        module.backbone.model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
-    files = [open_rows(Path(settings.data.folder) / s.path, s.format) for s in settings.data.sources]
+        recompute_layers(base.backbone)
+    paths = [(Path(settings.data.folder) / s.path, s.format) for s in settings.data.sources]
+    files = [open_rows(path, form, progress=progress and world.rank == 0) for path, form in paths]
     teacher = _teacher(settings, device, module)
     embed = None if teacher is None else lambda texts: teacher.encode(texts, "query").cpu().numpy()
     schedule = Schedule(settings, files, embed, world.agreed)
@@ -94,7 +95,9 @@ def prepare(settings: TrainingSettings, *, progress: bool = False) -> tuple[Retr
         folder.trim_log(folder.newest() or 0)
     arguments.max_steps = schedule.steps
     log = StepLog(folder, progress=progress)
-    data = StepDataset(schedule, builder)
+    # Processes that agree on groups speak to each other while a batch is made, which must not be in two threads.
+    ahead = device.type == "cuda" and (world.size == 1 or settings.data.group == 1)
+    data = StepDataset(schedule, builder, ahead=ahead)
     trainer = RetrieverTrainer(settings, module, arguments, data, folder, teacher, [log, *callbacks(settings, module)])
     log.trainer = trainer
     trainer.remove_callback(PrinterCallback)

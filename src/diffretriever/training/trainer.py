@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +34,28 @@ class StepDataset(Dataset[StepInputs]):
     Args:
         schedule: draws the examples.
         builder: makes inputs of them.
+        ahead: whether the next step's are made in a thread meanwhile, which pays where another device trains.
     """
 
-    def __init__(self, schedule: Schedule, builder: BatchBuilder) -> None:
+    def __init__(self, schedule: Schedule, builder: BatchBuilder, *, ahead: bool = False) -> None:
         self._schedule, self._builder = schedule, builder
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="batches") if ahead else None
+        self._next: tuple[int, Future[StepInputs]] | None = None
 
     def __len__(self) -> int:
         return self._schedule.steps
 
     def __getitem__(self, step: int) -> StepInputs:
+        if self._thread is None:
+            return self._build(step)
+        # What is on its way is awaited even where another step is asked for: schedules are not for two threads.
+        made = (self._next[0], self._next[1].result()) if self._next is not None else (-1, None)
+        inputs = made[1] if made[0] == step and made[1] is not None else self._build(step)
+        following = step + 1
+        self._next = (following, self._thread.submit(self._build, following)) if following < len(self) else None
+        return inputs
+
+    def _build(self, step: int) -> StepInputs:
         return self._builder.build(step, self._schedule.batch(step))
 
 
@@ -84,7 +99,9 @@ class RetrieverTrainer(Trainer):
         model.train()
         device = self.args.device
         own = inputs[_INPUTS]
-        own = (own if self.teacher is None else self.teacher.teach(own)).to(device)
+        own = (self.teacher.teach(own) if self.teacher is not None and self.settings.loss.needs_teacher else own).to(
+            device
+        )
         engine = Engine(
             backward=self._backward,
             hold=lambda: self._hold(model),
@@ -97,13 +114,28 @@ class RetrieverTrainer(Trainer):
         return torch.tensor(self.report.loss, device=device)
 
     def _backward(self, loss: Tensor) -> None:
-        self.accelerator.backward(loss)
+        # DeepSpeed would divide by the accumulation steps of its configuration, of which there are none.
+        options = {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}
+        self.accelerator.backward(loss, **options)
 
-    def _hold(self, model: nn.Module) -> Any:  # noqa: ANN401  (accelerate has no types)
-        """Return the context in which processes exchange no gradients; sharded models exchange them every time."""
-        if self.is_fsdp_enabled:
-            return nullcontext()
-        return self.accelerator.no_sync(model)
+    @contextmanager
+    def _hold(self, model: nn.Module) -> Iterator[None]:
+        """Add up gradients without a step between; sharded models exchange them every time, which needs less memory."""
+        self.accelerator.gradient_state._set_sync_gradients(False)
+        try:
+            if self.is_fsdp_enabled:
+                yield
+            else:
+                with self.accelerator.no_sync(model):
+                    yield
+        finally:
+            self.accelerator.gradient_state._set_sync_gradients(True)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Report to trackers, the parts of the latest step's loss with it."""
+        if self.report is not None and "loss" in logs:
+            logs |= {name: value for name, value in self.report._asdict().items() if name != "loss"}
+        super().log(logs, start_time)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Return AdamW with rates of their own for what is learned from nothing, and no decay of vectors."""
@@ -147,7 +179,10 @@ class RetrieverTrainer(Trainer):
             save_model(self.module, Path(output_dir or self.settings.output))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:  # noqa: ANN401
-        load_model(self.module, Path(resume_from_checkpoint))
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            load_model(self.module, Path(resume_from_checkpoint))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:  # noqa: ANN401
         super()._save_checkpoint(model, trial)
