@@ -12,6 +12,7 @@ from diffretriever import open_system
 from diffretriever.errors import CheckpointError, InputError
 from diffretriever.training.run import prepare, train
 from diffretriever.training.saving import load_model
+from diffretriever.training.stepping import Engine, take_step
 from diffretriever.training.trainer import StepDataset
 
 TEXTS = ["bread of the dough. yeast", "piano", "the galaxy of the star. orbit orbit"]
@@ -180,12 +181,20 @@ def test_every_system_is_trained_by_the_same_code(make_settings, checkpoints, tm
         | lengths,
         loss={"sparse": 0.0, "scores": 0.0, "vectors": 0.0, "words": 0.0, "terms": 0.0} | loss,
         data={"group": 1},
-        optimisation={"steps": 6, "batch": 6, "learning_rate": 2e-3},
+        optimisation={"steps": 6, "batch": 6, "learning_rate": 1e-3},
     )
-    model = open_system(train(settings), device="cpu")
+    trainer, _ = prepare(settings)
+    first = trainer.train_dataset[0]
+
+    def loss_of_first():
+        return take_step(trainer.module, first, settings.loss, Engine(), one_pass=True).loss
+
+    before = loss_of_first()
+    trainer.module.zero_grad()
+    trainer.train()
+    assert loss_of_first() < before
+    model = open_system(tmp_path / "run" / "checkpoint-6", device="cpu")
     assert model.system == system
-    rows = log_of(tmp_path / "run")
-    assert np.mean([row["loss"] for row in rows[-2:]]) < np.mean([row["loss"] for row in rows[:2]])
     scores = model.encode_queries(["the heart"]).pooled @ model.encode_passages(["lung of the heart", "piano"]).pooled.T
     assert np.isfinite(scores).all()
 
