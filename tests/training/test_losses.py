@@ -110,3 +110,23 @@ def test_maxsim_equals_the_loop(queries, passages, slots, seed):
     p = torch.randn(passages, slots + 1, 8, generator=g)
     loop = torch.tensor([[sum(max(float(a @ b) for b in y) for a in x) for y in p] for x in q])
     torch.testing.assert_close(losses.maxsim(q, p), loop, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("length", "parts"), [(6, 3), (7, 3), (2, 4), (1, 16), (33, 16)])
+def test_parts_of_a_text_are_equal_and_in_order(length, parts):
+    shares = losses.part_shares(torch.tensor([length, 5]), parts, 40)
+    assert torch.allclose(shares.sum(dim=2), torch.ones(2, parts))
+    assert not shares[0, :, length:].any()
+    # Every token counts the same in the mean of the parts, which is thus the mean of the tokens.
+    assert torch.allclose(shares[0].mean(dim=0)[:length], torch.full((length,), 1 / length))
+    centres = shares[0] @ torch.arange(40.0)
+    assert (centres.diff() >= 0).all()
+
+
+def test_slots_are_compared_with_the_parts_in_order():
+    slots = torch.nn.functional.normalize(torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(0)), dim=-1)
+    assert float(losses.part_alignment(slots, slots)) == pytest.approx(0.0, abs=1e-6)
+    turned = losses.part_alignment(slots, slots.flip(1))
+    expected = (1 - (slots * slots.flip(1)).sum(-1)).mean(1).sum()
+    assert float(turned) == pytest.approx(float(expected), rel=1e-5)
+    assert float(turned) > 0.1

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from diffretriever.training.salience import TermStatistics, passage_weights, query_weights, salient_words
+from diffretriever.training.salience import TermStatistics, part_words, passage_weights, query_weights, salient_words
 
 # word, its pieces; "genome" is rare, "study" is in every text
 TEXTS = [
@@ -46,3 +46,12 @@ def test_the_product_of_both_sides_is_bm25():
     bm25 = STATISTICS.idf(1) * 2 * 1.9 / (2 + length)
     assert q[1] * p[1] == pytest.approx(0.25 * bm25)
     assert set(p) == {1, 2, 3}
+
+
+def test_each_part_says_its_most_salient_word():
+    texts = [[("rain", (1,)), ("falls", (2,))], [("falls", (2,))], [("falls", (2,)), ("night", (4,))]]
+    statistics = TermStatistics.count(texts)
+    words = [("falls", (2,)), ("rain", (1,)), ("night", (4,)), ("rain", (1,)), ("pieces", (7, 8)), ("night", (4,))]
+    assert part_words(words, statistics, 3) == [1, 4, None]
+    assert part_words(words[:2], statistics, 4) == [2, None, 1, None]
+    assert part_words([], statistics, 2) == [None, None]

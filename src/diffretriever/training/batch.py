@@ -20,6 +20,7 @@ class LocalLosses(NamedTuple):
 
     Attributes:
         vectors: distance from the teacher's vector.
+        parts: distance from the teacher's vectors of the parts of a text.
         words: cross entropy of the words that slots should say.
         terms: distance from lexical term weights.
         diversity: cosine between different slots.
@@ -27,6 +28,7 @@ class LocalLosses(NamedTuple):
     """
 
     vectors: float = 0.0
+    parts: float = 0.0
     words: float = 0.0
     terms: float = 0.0
     diversity: float = 0.0
@@ -67,6 +69,7 @@ class Chunk:
         matched: whether words are matched to the slots that say them best.
         teacher: [B, D'] the teacher's vectors; None for no target.
         aligned: whether the texts' mean slots should be those vectors.
+        parts: [B, K, D] the teacher's vectors of the parts of a text; None for no target.
         diversity: whether slots should differ.
         noised: corrupted copies of the texts; None for none.
     """
@@ -81,6 +84,7 @@ class Chunk:
     matched: bool = False
     teacher: Tensor | None = None
     aligned: bool = False
+    parts: Tensor | None = None
     diversity: bool = False
     noised: Noised | None = None
 
@@ -98,6 +102,7 @@ class Chunk:
             words=_moved(self.words, device),
             offset=_moved(self.offset, device),
             teacher=_moved(self.teacher, device),
+            parts=_moved(self.parts, device),
             noised=noised,
         )
 

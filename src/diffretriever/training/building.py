@@ -83,7 +83,7 @@ class BatchBuilder:
         if self._targets is not None and loss.terms and content is not None:
             weights = self._targets.weights(texts, side, content, loss.term_scale)
         if self._targets is not None and loss.words:
-            words = self._targets.words(texts, frame.slots)
+            words = self._targets.words(texts, frame.slots, loss.words_by)
             offset = self._targets.offsets[matched]
         if loss.denoising and side == "passage":
             rngs = [self._streams.noise(step, before + r) for r in rows]
@@ -96,7 +96,7 @@ class BatchBuilder:
             weights=weights,
             words=words,
             offset=offset,
-            matched=matched,
+            matched=matched and loss.words_by == "salience",
             aligned=bool(loss.vectors),
             diversity=bool(loss.diversity) and frame.slots > 1,
             noised=noised,
@@ -107,6 +107,7 @@ class BatchBuilder:
         texts = sum(len(c.rows) for c in own)
         return LocalLosses(
             vectors=texts if self._loss.vectors else 0,
+            parts=texts if self._loss.parts else 0,
             words=sum(int((c.words != -100).sum()) for c in own if c.words is not None),
             terms=sum(int((c.content >= 0).sum()) for c in own if c.content is not None and c.weights is not None),
             diversity=texts,

@@ -88,6 +88,28 @@ def vector_alignment(slots: Tensor, teacher: Tensor) -> Tensor:
     return (1.0 - F.cosine_similarity(slots.mean(dim=1), teacher, dim=1)).sum()
 
 
+def part_alignment(slots: Tensor, teacher: Tensor) -> Tensor:
+    """Return the sum over texts of the mean of 1 - cos between slot k of [N, K, D] and the teacher's k-th part."""
+    return (1.0 - F.cosine_similarity(slots, teacher, dim=2)).mean(dim=1).sum()
+
+
+def part_shares(lengths: Tensor, parts: int, width: int) -> Tensor:
+    """Return how much of each token belongs to each of the equal parts of texts, [N, parts, width]; rows add up to 1.
+
+    A text shorter than the number of parts has tokens that belong to several.
+
+    Args:
+        lengths: [N] tokens of the texts.
+        parts: into how many each is cut.
+        width: of the batch, in tokens.
+    """
+    size = (lengths.double() / parts)[:, None, None]
+    part = torch.arange(parts, device=lengths.device, dtype=torch.float64)[:, None]
+    token = torch.arange(width, device=lengths.device, dtype=torch.float64)
+    overlap = torch.minimum((part + 1) * size, token + 1) - torch.maximum(part * size, token)
+    return (overlap.clamp(min=0) / size).float()
+
+
 def term_weights(logits: Tensor, own: Tensor) -> Tensor:
     """Return [N, R] weights log(1 + relu(max over slots)) of logits [N, K, R]; 0 where `own` [N, R] is false.
 

@@ -33,7 +33,7 @@ class Outputs(NamedTuple):
     Attributes:
         dense: [B, K, D] unit vectors, fp32.
         weights: [B, R] term weights of the texts' own content ids; empty for a chunk without content ids.
-        local: [5] sums of the local losses, in the order of `LocalLosses`.
+        local: [6] sums of the local losses, in the order of `LocalLosses`.
     """
 
     dense: Tensor
@@ -72,7 +72,7 @@ class RetrieverModule(nn.Module):
         hidden = self.encoder.read(chunk.batch, chunk.side, 0).hidden
         dense = F.normalize(hidden.float(), dim=-1)
         none = dense.sum() * 0.0
-        vectors = words = terms = diversity = denoising = none
+        vectors = parts = words = terms = diversity = denoising = none
         weights = none.expand(len(dense), 0)
         if chunk.content is not None:
             logits = self.backbone.logits_of_rows(hidden, chunk.content).float()
@@ -84,11 +84,13 @@ class RetrieverModule(nn.Module):
             words = self._word_loss(hidden, chunk)
         if chunk.teacher is not None and chunk.aligned:
             vectors = losses.vector_alignment(dense, chunk.teacher)
+        if chunk.parts is not None:
+            parts = losses.part_alignment(dense, chunk.parts)
         if chunk.diversity:
             diversity = losses.slot_cosine(dense)
         if chunk.noised is not None:
             denoising = self._denoising_loss(chunk)
-        return Outputs(dense, weights, torch.stack([vectors, words, terms, diversity, denoising]).float())
+        return Outputs(dense, weights, torch.stack([vectors, parts, words, terms, diversity, denoising]).float())
 
     def _word_loss(self, hidden: Tensor, chunk: Chunk) -> Tensor:
         """Return the summed cross entropy of the words that slots [B, K, D] should say."""

@@ -83,7 +83,7 @@ def prepare(settings: TrainingSettings, *, progress: bool = False) -> tuple[Retr
     paths = [(Path(settings.data.folder) / s.path, s.format) for s in settings.data.sources]
     files = [open_rows(path, form, progress=progress and world.rank == 0) for path, form in paths]
     teacher = _teacher(settings, device, module)
-    embed = None if teacher is None else lambda texts: teacher.encode(texts, "query").cpu().numpy()
+    embed = None if teacher is None else lambda texts: teacher.encode(texts, "query")[0].cpu().numpy()
     schedule = Schedule(settings, files, embed, world.agreed)
     builder = BatchBuilder(settings, module, world, _word_targets(settings, module, files))
     folder = RunFolder(Path(settings.output))
@@ -141,11 +141,17 @@ def _arguments(settings: TrainingSettings) -> TrainingArguments:
 def _teacher(settings: TrainingSettings, device: torch.device, module: RetrieverModule) -> Teacher | None:
     if settings.teacher is None:
         return None
-    teacher = Teacher.open(settings.teacher, device, bf16=settings.optimisation.bf16)
-    if settings.loss.vectors and teacher.dim != module.encoder.dim:
+    teacher = Teacher.open(
+        settings.teacher,
+        device,
+        bf16=settings.optimisation.bf16,
+        parts={side: frame.slots for side, frame in module.encoder.frames.items()} if settings.loss.parts else None,
+        part_share=settings.loss.part_share,
+    )
+    if (settings.loss.vectors or settings.loss.parts) and teacher.dim != module.encoder.dim:
         raise InputError(
-            f"loss.vectors compares vectors, but the teacher's have {teacher.dim} dimensions and the model's "
-            f"{module.encoder.dim}; set it to 0"
+            f"loss.vectors and loss.parts compare vectors, but the teacher's have {teacher.dim} dimensions and the "
+            f"model's {module.encoder.dim}; set them to 0"
         )
     return teacher
 

@@ -67,6 +67,26 @@ def salient_words(words: ContentPieces, statistics: TermStatistics, slots: int) 
     return chosen
 
 
+def part_words(words: ContentPieces, statistics: TermStatistics, slots: int) -> list[int | None]:
+    """Return for each of `slots` equal parts of a text's content words the vocabulary id of its most salient word.
+
+    A part may repeat no word of an earlier one, nor one that shares its first five letters; None for a part without
+    a word of its own. A text of fewer words than parts has parts of one word each that follow each other.
+    """
+    first: dict[str, int] = {}
+    for place, (word, _) in enumerate(words):
+        first.setdefault(word, place)
+    ranks = {i: rank for rank, i in enumerate(salient_words(words, statistics, len(words)))}
+    # The stem's best word stands for it; it belongs to the part where it is met first.
+    places = {ids[0]: first[word] for word, ids in words if len(ids) == 1 and ids[0] in ranks}
+    chosen: list[int | None] = [None] * slots
+    for i in sorted(places, key=lambda i: ranks[i]):
+        part = places[i] * slots // len(words)
+        if chosen[part] is None:
+            chosen[part] = i
+    return chosen
+
+
 def is_whole_word(item: str) -> bool:
     """Return whether a vocabulary item, as `Tokenizer.text_of` writes it, is a word, not a piece, sign or number."""
     return len(item) >= 2 and item[0].isalnum() and not item.isdigit()

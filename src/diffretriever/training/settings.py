@@ -12,6 +12,7 @@ from diffretriever.conventions import Side, System
 from diffretriever.errors import InputError
 
 SlotStart = Literal["auto", "random", "cls"]
+WordOrder = Literal["salience", "part"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 Attention = Literal["auto", "eager", "sdpa", "flash_attention_2", "packed"]
 RowFormat = Literal["auto", "tevatron", "pairs", "text"]
@@ -184,7 +185,8 @@ class LossSettings:
         sparse: InfoNCE over term weights.
         scores: Kullback-Leibler divergence from the teacher's scores.
         vectors: 1 - cos(mean slot, teacher's vector).
-        words: slot k says the text's k-th most salient word.
+        parts: 1 - cos(slot k, teacher's vector of the k-th of K equal parts of the text); needs a mean-pooling teacher.
+        words: each slot says a salient word of the text; see `words_by`.
         terms: term weights like BM25's.
         diversity: mean cosine between different slots of a text.
         denoising: masked-diffusion loss on the passages' own tokens (Sahoo et al. 2024; Nie et al. 2025).
@@ -192,10 +194,12 @@ class LossSettings:
         sparse_temperature: of the sparse scores.
         score_temperature: of the distributions compared by score distillation.
         term_scale: size of the lexical weights that the term weights learn from.
+        part_share: how much of a part's target is the teacher's vector of the part; the rest is the whole text's.
+        words_by: "salience": slot k says the text's k-th most salient word; "part": the most salient of its k-th part.
         word_prior: share of the words' log prior that is added to the logits in training; see `losses.slot_words`.
         match_from: step from which the words of a text are matched to the slots that say them best, instead of slot k
-            saying the k-th most salient, and vocabulary items that are no whole word are held to be as likely a priori
-            as the most frequent word, so that the model learns not to say them.
+            saying the k-th most salient (words by part are never matched), and vocabulary items that are no whole word
+            are held to be as likely a priori as the most frequent word, so that the model learns not to say them.
         cross_device: whether the passages of all processes are negatives, not those of the own process alone.
         mask_duplicates: whether a passage with the text of a query's positive is left out of its negatives.
     """
@@ -204,6 +208,7 @@ class LossSettings:
     sparse: float = 1.0
     scores: float = 0.0
     vectors: float = 0.0
+    parts: float = 0.0
     words: float = 0.0
     terms: float = 0.0
     diversity: float = 0.0
@@ -212,6 +217,8 @@ class LossSettings:
     sparse_temperature: float = 1.0
     score_temperature: float = 0.05
     term_scale: float = 0.7
+    part_share: float = 0.75
+    words_by: WordOrder = "salience"
     word_prior: float = 0.5
     match_from: int = 0
     cross_device: bool = True
@@ -221,11 +228,14 @@ class LossSettings:
         for name in ("temperature", "sparse_temperature", "score_temperature"):
             if getattr(self, name) <= 0:
                 raise InputError(f"loss.{name} is {getattr(self, name)}; it must be above 0")
+        if not 0 <= self.part_share <= 1:
+            raise InputError(f"loss.part_share is {self.part_share}; it must be between 0 and 1")
+        _one_of(words_by=(self.words_by, get_args(WordOrder)))
 
     @property
     def needs_teacher(self) -> bool:
         """Whether an objective compares with a teacher."""
-        return bool(self.scores or self.vectors)
+        return bool(self.scores or self.vectors or self.parts)
 
     @property
     def needs_head(self) -> bool:

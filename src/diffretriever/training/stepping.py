@@ -37,6 +37,7 @@ class StepReport(NamedTuple):
         sparse: InfoNCE over term weights.
         scores: divergence from the teacher's scores.
         vectors: distance from the teacher's vectors.
+        parts: distance from the teacher's vectors of the texts' parts.
         words: cross entropy of the slots' words.
         terms: distance from lexical term weights.
         diversity: mean cosine between slots, as far as it is a loss.
@@ -49,6 +50,7 @@ class StepReport(NamedTuple):
     sparse: float
     scores: float
     vectors: float
+    parts: float
     words: float
     terms: float
     diversity: float
@@ -187,6 +189,7 @@ def _factors(counts: Sequence[Sequence[float]], side: int) -> list[float]:
     return list(
         LocalLosses(
             vectors=half(own.vectors),
+            parts=half(own.parts),
             words=1 / words if words else 0.0,
             terms=half(own.terms),
             diversity=half(own.diversity),

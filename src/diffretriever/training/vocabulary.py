@@ -15,10 +15,12 @@ from diffretriever.training.salience import (
     TermStatistics,
     is_whole_word,
     log_prior,
+    part_words,
     passage_weights,
     query_weights,
     salient_words,
 )
+from diffretriever.training.settings import WordOrder
 from diffretriever.training.texts import PreparedText
 
 #: Passages of each file that document frequencies are counted on.
@@ -65,12 +67,21 @@ class WordTargets:
             row[: len(own)] = torch.tensor([found[i] for i in own])
         return weights
 
-    def words(self, texts: Sequence[PreparedText], slots: int) -> Tensor:
-        """Return the vocabulary id [B, slots] that each slot should say, -100 for none."""
+    def words(self, texts: Sequence[PreparedText], slots: int, order: WordOrder = "salience") -> Tensor:
+        """Return the vocabulary id [B, slots] that each slot should say, -100 for none.
+
+        Args:
+            texts: the texts.
+            slots: K.
+            order: what word is a slot's; see `LossSettings.words_by`.
+        """
         words = torch.full((len(texts), slots), -100)
         for row, text in zip(words, texts, strict=True):
-            chosen = salient_words(text.words, self.statistics, slots)
-            row[: len(chosen)] = torch.tensor(chosen, dtype=torch.long)
+            if order == "part":
+                said = [-100 if i is None else i for i in part_words(text.words, self.statistics, slots)]
+            else:
+                said = salient_words(text.words, self.statistics, slots)
+            row[: len(said)] = torch.tensor(said, dtype=torch.long)
         return words
 
 
