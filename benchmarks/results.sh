@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Remakes the results of the small systems, first stage and re-ranking, with significance.
 #
-#     benchmarks/results.sh COLLECTIONS OUT [bm25|embeddings|mini|promptreps|rerank|compare ...]
+#     benchmarks/results.sh COLLECTIONS OUT [bm25|embeddings|mini|promptreps|rerank|compare|report ...]
 #
 # COLLECTIONS holds folders in BEIR's layout; those below that are not there are left out. OUT receives
 # OUT/COLLECTION.SPLIT/LABEL/results.json and runs, encodings, comparisons and pictures. Without further words all parts run,
@@ -14,7 +14,7 @@ set -euo pipefail
 data=$1
 out=$2
 parts=("${@:3}")
-[ ${#parts[@]} -gt 0 ] || parts=(bm25 embeddings mini promptreps rerank compare)
+[ ${#parts[@]} -gt 0 ] || parts=(bm25 embeddings mini promptreps rerank compare report)
 read -r -a run <<< "${DIFFRETRIEVER:-diffretriever}"
 dtype=()
 [ -z "${DTYPE:-}" ] || dtype=(--dtype "$DTYPE")
@@ -83,9 +83,15 @@ compare() {
         --qrels "$pool/qrels/test.full.trec" --measures nDCG@10 --json "$out/dl19-literature.json"
 }
 
+# OUT/results.md and its figures; latency and sweep results that lie in OUT go in with the rest.
+report() {
+    "${run[@]}" report "$out" --title "Results of the small systems" --measure nDCG@10 --baseline bm25-1.5-0.75 \
+        --out "$out/results.md"
+}
+
 for part in "${parts[@]}"; do
     case $part in
-        bm25 | embeddings | mini | promptreps | rerank | compare) "$part" ;;
+        bm25 | embeddings | mini | promptreps | rerank | compare | report) "$part" ;;
         *) echo "no part $part" >&2; exit 2 ;;
     esac
 done
