@@ -1,6 +1,6 @@
 """The encoder against the naive way and against sentence-transformers, on one processor.
 
-    python benchmarks/encoder.py [--rows naive,memory,minilm] [--rounds 5] [--threads 1]
+    python benchmarks/encoder.py [--rows naive,memory,minilm] [--rounds 5] [--threads 1] [--out FILE]
 
 naive: passages of about 90 tokens of text; the mini shape (K = 16) and two Dream shapes with a vocabulary of 152,064
 (K = 4 and 16), in fp32 and bf16, against `naive.py` with the same weights in the same dtype.
@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from machine import machine
 from pairs import Comparison, compare, print_table
+from records import row_of, write_record
 
 from diffretriever.checkpoint import RetrieverSettings
 from diffretriever.representations import Representations
@@ -104,8 +105,9 @@ def _memory(field: str) -> int:
     raise SystemExit(f"/proc/self/status has no {field}: memory is measured on Linux only")
 
 
-def memory(threads: int) -> None:
-    """Print the extra memory of both sides."""
+def memory(threads: int) -> list[dict[str, object]]:
+    """Print and return the extra memory of both sides."""
+    rows: list[dict[str, object]] = []
     print("\n| extra memory | ours, MB | naive, MB | ours / naive |\n|---|---|---|---|")
     processes = multiprocessing.get_context("spawn")
     for shape, slots, _ in NAIVE:
@@ -114,7 +116,10 @@ def memory(threads: int) -> None:
             for side in ("ours", "naive"):
                 with processes.Pool(1) as pool:
                     sizes.append(pool.apply(extra_memory, (side, shape, slots, dtype, threads)) / 1e6)
-            print(f"| {shape}, K = {slots}, {dtype} | {sizes[0]:.0f} | {sizes[1]:.0f} | {sizes[0] / sizes[1]:.2f} |")
+            name, share = f"{shape}, K = {slots}, {dtype}", sizes[0] / sizes[1]
+            rows.append({"name": f"memory, {name}", "ours MB": sizes[0], "other MB": sizes[1], "share": share})
+            print(f"| {name} | {sizes[0]:.0f} | {sizes[1]:.0f} | {share:.2f} |", flush=True)
+    return rows
 
 
 def against_minilm(rounds: int, count: int) -> list[Comparison]:
@@ -168,6 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--abstracts", type=int, default=64)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, help="JSON file of the results")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "false" if options.threads == 1 else "true"
@@ -177,8 +183,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if "minilm" in rows:
         found += against_minilm(options.rounds, options.abstracts)
     print_table(*found)
+    records = [row_of(comparison) for comparison in found]
     if "memory" in rows:
-        memory(options.threads)
+        records += memory(options.threads)
+    write_record(options.out, records, threads=options.threads)
     print(f"\n{machine('torch', 'transformers', 'numpy')}, {options.threads} threads")
 
 

@@ -121,9 +121,13 @@ class _Block:
         #: Passage slots of one block.
         self.rows = max(values // max(1, dim, len(query_slots)), longest, 1)
         padded = -(-self.rows // _ROWS) * _ROWS
-        # Copied before it is converted: torch warns of arrays that cannot be written to, as memory maps cannot.
-        self._stored = np.empty((self.rows, dim), passages.vectors.dtype)
         self._vectors = query_slots.new_zeros(padded, dim)
+        # Copied before it is converted: torch warns of arrays that cannot be written to, as memory maps cannot. What
+        # needs no conversion is read to where it is multiplied.
+        self._converts = passages.vectors.dtype != np.float32 or self._vectors.dtype != torch.float32
+        self._converts |= self._vectors.device.type != "cpu"
+        own = np.empty((self.rows, dim), passages.vectors.dtype) if self._converts else None
+        self._stored = self._vectors.numpy() if own is None else own
         self._products = query_slots.new_zeros(padded, len(query_slots))
 
     def best_matches(self, members: npt.NDArray[np.int64], length: int) -> torch.Tensor:
@@ -139,12 +143,18 @@ class _Block:
         stored = self._stored[: len(members) * length]
         starts = offsets[members].astype(np.int64)
         if int(starts[-1]) - int(starts[0]) == len(stored) - length:
-            stored[:] = vectors[int(starts[0]) : int(starts[0]) + len(stored)]
+            span = slice(int(starts[0]), int(starts[0]) + len(stored))
+            if isinstance(vectors, np.ndarray):
+                stored[:] = vectors[span]
+            else:
+                # Coarse vectors are unpacked into the buffer, without another array in between.
+                vectors.take(span, axis=0, out=stored, mode="clip")
         else:
             rows = (starts[:, None] + np.arange(length)).ravel()
             # "clip" writes straight into the buffer; all rows exist.
             np.take(vectors, rows, axis=0, out=stored, mode="clip")
-        self._vectors[: len(stored)].copy_(torch.from_numpy(stored))
+        if self._converts:
+            self._vectors[: len(stored)].copy_(torch.from_numpy(stored))
 
 
 def _by_length(lengths: npt.NDArray[np.integer]) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:

@@ -51,10 +51,13 @@ class Vectors:
         """The type of the numbers that are read."""
         return self.numbers.dtype if self.scales is None else np.dtype(np.float32)
 
-    def take(self, rows: npt.NDArray[np.integer], *, axis: int, out: Array, mode: str) -> Array:
+    def take(self, rows: slice | npt.NDArray[np.integer], *, axis: int, out: Array, mode: str) -> Array:
         """Read some rows into an array; `numpy.take` calls this."""
-        out[:] = self[rows]
-        return out
+        if self.scales is None:
+            out[:] = self.numbers[rows]
+            return out
+        codes, scales = cast(Codes, self.numbers[rows]), cast(FloatArray, self.scales[rows])
+        return unpack(Coarse(codes, scales), self.dim, cast(FloatArray, out))
 
     @property
     def blocks(self) -> Array:

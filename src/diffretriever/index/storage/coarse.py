@@ -47,12 +47,12 @@ def pack(vectors: FloatArray, form: Form) -> Coarse:
     return Coarse(np.packbits(vectors >= 0, axis=1), scales)
 
 
-def unpack(coarse: Coarse, dim: int) -> FloatArray:
-    """Return the vectors [T, D] that the codes stand for."""
+def unpack(coarse: Coarse, dim: int, out: FloatArray | None = None) -> FloatArray:
+    """Return the vectors [T, D] that the codes stand for, in `out` if that is given."""
     if coarse.codes.dtype == np.int8:
-        return cast(FloatArray, coarse.codes.astype(np.float32) * coarse.scales[:, None])
+        return cast(FloatArray, np.multiply(coarse.codes, coarse.scales[:, None], out=out, dtype=np.float32))
     signs = np.unpackbits(cast(npt.NDArray[np.uint8], coarse.codes), axis=1, count=dim).astype(np.float32)
-    return cast(FloatArray, (2 * signs - 1) * coarse.scales[:, None])
+    return cast(FloatArray, np.multiply(2 * signs - 1, coarse.scales[:, None], out=out))
 
 
 def coarse_width(form: Form, dim: int) -> int:
