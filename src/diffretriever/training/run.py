@@ -12,6 +12,8 @@ from diffretriever.errors import InputError, MissingExtraError
 from diffretriever.training.base import open_base, recompute_layers
 from diffretriever.training.building import BatchBuilder
 from diffretriever.training.callbacks import StepLog
+from diffretriever.training.card import write_card
+from diffretriever.training.dev import DevEvaluation
 from diffretriever.training.gathering import World
 from diffretriever.training.lora import add_lora, check_lora_base
 from diffretriever.training.module import RetrieverModule, build_module, text_room
@@ -56,6 +58,7 @@ def train(settings: TrainingSettings, *, progress: bool = False) -> Path:
         half = torch.float16 if trainer.module.backbone.dtype == torch.float32 else None
         merge = settings.model.lora is not None and settings.model.lora.merge
         save_model(trainer.module, folder.model, about, half, merge=merge)
+        write_card(folder, about)
     trainer.accelerator.wait_for_everyone()
     return folder.model
 
@@ -106,7 +109,10 @@ def prepare(settings: TrainingSettings, *, progress: bool = False) -> tuple[Retr
 
 def callbacks(settings: TrainingSettings, module: RetrieverModule) -> list[TrainerCallback]:
     """Return the further callbacks that a recipe asks for."""
-    return []
+    if settings.evaluation is None:
+        return []
+    bf16 = settings.optimisation.bf16
+    return [DevEvaluation(settings.evaluation, module, Path(settings.output), bf16=bf16)]
 
 
 def _arguments(settings: TrainingSettings) -> TrainingArguments:
