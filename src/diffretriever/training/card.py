@@ -99,9 +99,9 @@ def _use(system: str) -> str:
     return (
         f"## Use\n\n```python\nfrom diffretriever import Index, Passage, {name}\n\n"
         f'model = {call}("FOLDER")\n'
-        'index = Index.create("my-index", model)\n'
-        'index.add([Passage("p1", "The tilt of the axis causes the seasons.")])\n'
-        'print(index.search("what causes the seasons?", mode="multi")[0])\n```'
+        'with Index.create("my-index", model) as index:\n'
+        '    index.add([Passage("p1", "The tilt of the axis causes the seasons.")])\n'
+        '    print(index.search("what causes the seasons?", mode="multi")[0])\n```'
     )
 
 
