@@ -67,6 +67,9 @@ def data(tmp_path_factory):
     rows = [(TOPICS[i % 5][i % 3], TOPICS[i % 5][(i // 5) % 3]) for i in range(60)]
     pairs = {"query": [f"the {a}" for a, _ in rows], "positive": [f"{b} of the {a}. the {b}" for a, b in rows]}
     pq.write_table(pa.table(pairs), folder / "pairs.parquet")
+    # Rows with none, one or two hard negatives.
+    negatives = [[f"{TOPICS[(i + n) % 5][0]} of the" for n in (1, 2)[: i % 3]] for i in range(60)]
+    pq.write_table(pa.table(pairs | {"negative": negatives}), folder / "negatives.parquet")
     return folder
 
 

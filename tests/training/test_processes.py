@@ -19,9 +19,12 @@ LOSS |= {"denoising": 0.4, "temperature": 0.02}
 COMMON = """
 import json, os, signal, socket, sys, time, traceback
 import torch, transformers.trainer, accelerate, scipy.optimize, torch.distributed
+from torch.distributed.fsdp import fully_shard
+from diffretriever.training.gathering import World
 from diffretriever.training.recipes import build
 from diffretriever.training.run import prepare, train
 from diffretriever.training.settings import TrainingSettings
+from diffretriever.training.stepping import Engine, take_step
 
 def settings(raw, **changes):
     return build(TrainingSettings, json.loads(raw) | changes, "")
@@ -56,13 +59,25 @@ def work(raw, output):
     trainer.training_step = first
     trainer.train()
 
+def shard(raw, output):
+    torch.distributed.init_process_group("gloo")
+    trainer, _ = prepare(settings(raw, output=output))
+    module, inputs = trainer.module, trainer.teacher.teach(trainer.train_dataset[0])
+    for layer in module.backbone.model.bert.encoder.layer:
+        fully_shard(layer)
+    fully_shard(module)
+    report = take_step(module, inputs, trainer.settings.loss, Engine(world=World.here()), one_pass=False)
+    grads = {n: p.grad.full_tensor() for n, p in module.named_parameters()}
+    if trainer.args.should_save:
+        torch.save({"grads": grads, "report": report._asdict()}, output + "/first.pt")
+
 wait(fork(work, sys.argv[1], sys.argv[3] + "/one"))
-for name, raw in (("two", sys.argv[1]), ("cached", sys.argv[2])):
+for name, raw, job in (("two", sys.argv[1], work), ("cached", sys.argv[2], work), ("sharded", sys.argv[2], shard)):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
     ranks = [common | {"RANK": r, "LOCAL_RANK": r} for r in "01"]
-    for pid in [fork(work, raw, sys.argv[3] + "/" + name, **rank) for rank in ranks]:
+    for pid in [fork(job, raw, sys.argv[3] + "/" + name, **rank) for rank in ranks]:
         wait(pid)
 """
 
@@ -89,19 +104,24 @@ def run(program, *arguments):
 
 
 def test_two_processes_give_the_loss_and_gradients_of_one(make_settings, tmp_path):
-    """Also where every process computes its chunks twice."""
-    changes = {"loss": LOSS, "data": {"negatives": 1, "group": 1}}
+    """Also where every process computes its chunks twice, and where parameters are spread over the processes.
+
+    Queries have different numbers of hard negatives, and so have the processes.
+    """
+    changes = {"loss": LOSS, "data": {"sources": [{"path": "negatives.parquet"}], "negatives": 2, "group": 1}}
     whole = make_settings(**changes, optimisation={"steps": 2})
     cached = make_settings(**changes, optimisation={"steps": 2, "one_pass": False})
     run(TOGETHER, whole.to_json(), cached.to_json(), tmp_path)
-    names = ("one", "two", "cached")
-    one, two, twice = (torch.load(tmp_path / name / "first.pt", weights_only=True) for name in names)
-    final = {name: load_file(tmp_path / name / "checkpoint-2" / "model.safetensors") for name in names}
-    for name, found in (("two", two), ("cached", twice)):
+    names = ("one", "two", "cached", "sharded")
+    first = {name: torch.load(tmp_path / name / "first.pt", weights_only=True) for name in names}
+    one = first.pop("one")
+    final = {name: load_file(tmp_path / name / "checkpoint-2" / "model.safetensors") for name in names[:3]}
+    for found in first.values():
         assert found["report"] == pytest.approx(one["report"], rel=1e-4, abs=1e-5)
         assert found["grads"].keys() == one["grads"].keys()
         for parameter, gradient in one["grads"].items():
             torch.testing.assert_close(found["grads"][parameter], gradient, rtol=1e-4, atol=1e-5)
+    for name in ("two", "cached"):
         for parameter, weight in final["one"].items():
             torch.testing.assert_close(final[name][parameter], weight, rtol=1e-3, atol=1e-4)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -147,7 +148,16 @@ class StepInputs:
         )
 
 
-def chunked(lengths: Sequence[int], size: int) -> list[list[int]]:
-    """Return positions of texts in chunks of at most `size`, by rising length: little padding, equal on every run."""
+def chunked(lengths: Sequence[int], size: int, longest: int | None = None) -> list[list[int]]:
+    """Return positions of texts in chunks of at most `size`, by rising length: little padding, equal on every run.
+
+    Args:
+        lengths: of the texts.
+        size: texts of a chunk at most.
+        longest: how many texts the process with the most has: all make as many chunks, since processes that share the
+            parameters wait for each other in every forward pass.
+    """
     order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
-    return [order[start : start + size] for start in range(0, len(order), size)]
+    count = min(len(order), -(-max(len(order), longest or 0) // size))
+    edges = [len(order) * i // max(1, count) for i in range(count + 1)]
+    return [order[start:end] for start, end in pairwise(edges)]

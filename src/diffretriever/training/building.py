@@ -46,11 +46,13 @@ class BatchBuilder:
         own = shares[self._world.rank]
         texts = {"query": [e.query for e in own], "passage": [p for e in own for p in (e.positive, *e.negatives)]}
         prepared = {side: self._prepare(texts[side], side, step) for side in SIDES}
-        before = sum(1 + len(e.negatives) for share in shares[: self._world.rank] for e in share)
+        counts = [sum(1 + len(e.negatives) for e in share) for share in shares]
+        before = sum(counts[: self._world.rank])
+        longest = {"query": len(own), "passage": max(counts)}
         chunks = [
             self._chunk(prepared[side], rows, side, step, before)
             for side in SIDES
-            for rows in chunked([len(t.ids) for t in prepared[side]], self._settings.optimisation.chunk)
+            for rows in chunked([len(t.ids) for t in prepared[side]], self._settings.optimisation.chunk, longest[side])
         ]
         seen = list(examples) if self._loss.cross_device else own
         targets, duplicates = _targets(seen)
@@ -60,7 +62,7 @@ class BatchBuilder:
             queries=tuple(t.text for t in prepared["query"]),
             passages=tuple(t.text for t in prepared["passage"]),
             query_counts=tuple(len(share) for share in shares),
-            passage_counts=tuple(sum(1 + len(e.negatives) for e in share) for share in shares),
+            passage_counts=tuple(counts),
             targets=targets,
             duplicates=duplicates if self._loss.mask_duplicates and bool(duplicates.any()) else None,
             counts=(self._counts(chunks, "query"), self._counts(chunks, "passage")),

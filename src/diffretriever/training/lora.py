@@ -76,12 +76,21 @@ def check_lora_base(base: str, *, merged: bool, headless: bool) -> None:
         raise InputError(f"{base} is an adapter itself; set model.lora.merge to true, or merge it first")
 
 
-def save_adapter(model: nn.Module, folder: Path, dtype: torch.dtype | None = None) -> None:
-    """Write the adapters of a model in PEFT's layout, which `DiffRetriever.from_pretrained` and PEFT read."""
+def save_adapter(
+    model: nn.Module, folder: Path, dtype: torch.dtype | None = None, state: Mapping[str, Tensor] | None = None
+) -> None:
+    """Write the adapters of a model in PEFT's layout, which `DiffRetriever.from_pretrained` and PEFT read.
+
+    Args:
+        model: the model.
+        folder: where to.
+        dtype: dtype of the file; that of the adapters by default.
+        state: values to write instead of the model's own, by the same names.
+    """
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: t.detach().to("cpu", dtype).contiguous() for name, t in _adapter(model)}
+    tensors = {name: t.detach().to("cpu", dtype).contiguous() for name, t in _adapter(model, state)}
     save_file(tensors, str(folder / WEIGHTS), metadata={"format": "pt"})
     config = cast(Mapping[str, Any], model.peft_config)[_ADAPTER]
     config.inference_mode = True
@@ -108,31 +117,40 @@ def load_adapter(model: nn.Module, folder: Path) -> None:
             own[name].copy_(tensor)
 
 
-def merged_tensors(model: nn.Module, dtype: torch.dtype | None = None) -> Mapping[str, Tensor]:
+def merged_tensors(
+    model: nn.Module, dtype: torch.dtype | None = None, state: Mapping[str, Tensor] | None = None
+) -> Mapping[str, Tensor]:
     """Return the weights under the native class's names, on the CPU, with the updates of the adapters added.
 
     Sums are in fp32 and rounded once. The model itself is left as it is.
+
+    Args:
+        model: the model.
+        dtype: dtype of the result; that of the weights by default.
+        state: values to take instead of the model's own, by the same names.
     """
-    updates: dict[str, Any] = {}
+    state = model.state_dict() if state is None else state
+    scales: dict[str, float] = {}
     for path, layer in model.named_modules():
-        if path and hasattr(layer, "get_delta_weight") and _ADAPTER in getattr(layer, "lora_A", {}):
-            updates[f"{path}.weight"] = layer
+        if path and _ADAPTER in getattr(layer, "lora_A", {}):
+            scales[path] = float(cast(Mapping[str, float], layer.scaling)[_ADAPTER])
     merged = {}
-    for name, tensor in model.state_dict().items():
+    for name, tensor in state.items():
         if ".lora_" in name:
             continue
         native = name.replace(".base_layer.", ".")
         value = tensor.detach()
-        if (changed := updates.get(native)) is not None:
-            value = value.float() + changed.get_delta_weight(_ADAPTER).detach().float()
-            value = value.to(tensor.dtype)
+        path = native.removesuffix(".weight")
+        if native.endswith(".weight") and path in scales:
+            down, up = (state[f"{path}.lora_{half}.{_ADAPTER}.weight"].detach().float() for half in "AB")
+            value = (value.float() + scales[path] * (up @ down).to(value.device)).to(tensor.dtype)
         merged[native] = value.to("cpu", dtype if value.is_floating_point() else None)
     return merged
 
 
-def _adapter(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def _adapter(model: nn.Module, state: Mapping[str, Tensor] | None = None) -> Iterator[tuple[str, Tensor]]:
     """Yield the names that PEFT writes and the tensors of all adapters."""
-    for name, parameter in model.named_parameters():
+    for name, parameter in model.named_parameters() if state is None else state.items():
         if ".lora_" in name:
             yield _PREFIX + name.replace(f".{_ADAPTER}.", "."), parameter
 

@@ -18,7 +18,7 @@ from diffretriever.training.gathering import World
 from diffretriever.training.lora import add_lora, check_lora_base
 from diffretriever.training.module import RetrieverModule, build_module, text_room
 from diffretriever.training.rows import RowFile, open_rows
-from diffretriever.training.saving import load_model, save_model
+from diffretriever.training.saving import save_model
 from diffretriever.training.schedule import Schedule
 from diffretriever.training.settings import TrainingSettings
 from diffretriever.training.store import RunFolder
@@ -52,12 +52,11 @@ def train(settings: TrainingSettings, *, progress: bool = False) -> Path:
     folder = trainer.folder
     newest = folder.newest()
     trainer.train(resume_from_checkpoint=None if newest is None else str(folder.checkpoint(newest)))
-    if trainer.state.best_model_checkpoint is not None:
-        load_model(trainer.module, Path(trainer.state.best_model_checkpoint))
+    state = trainer.finish()
     if trainer.args.should_save:
         half = torch.float16 if trainer.module.backbone.dtype == torch.float32 else None
         merge = settings.model.lora is not None and settings.model.lora.merge
-        save_model(trainer.module, folder.model, about, half, merge=merge)
+        save_model(trainer.module, folder.model, about, half, merge=merge, state=state)
         write_card(folder, about)
     trainer.accelerator.wait_for_everyone()
     return folder.model

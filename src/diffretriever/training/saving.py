@@ -26,6 +26,7 @@ def save_model(
     dtype: torch.dtype | None = None,
     *,
     merge: bool = False,
+    state: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write config, weights, tokeniser, slot embeddings and settings, and how the model came about.
 
@@ -38,21 +39,31 @@ def save_model(
         dtype: dtype of the files; that of the weights by default. fp16 halves the size of fp32 and keeps three digits,
             more than the bf16 products of training had.
         merge: whether the base with the updates of the adapters is written instead of the adapters.
+        state: the module's state, gathered, where its parameters are spread over processes; its own by default.
     """
     backbone = module.backbone
     settings = replace(module.encoder.settings, tuned=True)
-    slots = module.slot_embeddings if module.slot_embeddings is None else module.slot_embeddings.detach().to(dtype)
+    slots = module.slot_embeddings if state is None else state.get("slot_embeddings")
+    slots = None if slots is None else slots.detach().to(dtype)
+    weights = None if state is None else _of_backbone(state)
     if has_lora(backbone.model) and not merge:
-        save_adapter(backbone.model, folder, dtype)
+        save_adapter(backbone.model, folder, dtype, weights)
         save_around_weights(folder, backbone, settings, slots)
     elif has_lora(backbone.model):
-        save_checkpoint(folder, backbone, settings, slots, merged_tensors(backbone.model, dtype))
+        save_checkpoint(folder, backbone, settings, slots, merged_tensors(backbone.model, dtype, weights))
     else:
-        if dtype is not None and dtype != backbone.dtype:
+        if weights is not None:
+            weights = {n: t.to(dtype) if t.is_floating_point() else t for n, t in weights.items()}
+        elif dtype is not None and dtype != backbone.dtype:
             backbone = copy.deepcopy(backbone).to(dtype)
-        save_checkpoint(folder, backbone, settings, slots)
+        save_checkpoint(folder, backbone, settings, slots, weights)
     if about is not None:
         write_json(folder / _ABOUT, about)
+
+
+def _of_backbone(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    prefix = "backbone.model."
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
 def load_model(module: RetrieverModule, folder: Path) -> None:

@@ -174,9 +174,24 @@ class RetrieverTrainer(Trainer):
         return self.lr_scheduler
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        """Write the weights as a model that `open_system` reads."""
-        if self.args.should_save:
-            save_model(self.module, Path(output_dir or self.settings.output))
+        """Write the weights as a model that `open_system` reads; DeepSpeed gives {} where it keeps them to itself."""
+        if self.args.should_save and state_dict != {}:
+            save_model(self.module, Path(output_dir or self.settings.output), state=state_dict)
+
+    def finish(self) -> dict[str, Tensor] | None:
+        """Go back to the best weights, where a development collection told which they are; every process must call it.
+
+        Returns:
+            The state of the module where its parameters are spread over processes, None where it has it whole.
+        """
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        best = self.state.best_model_checkpoint
+        if best is not None and sharded:
+            self._load_best_model()
+        elif best is not None:
+            load_model(self.module, Path(best))
+        state: dict[str, Tensor] | None = self.accelerator.get_state_dict(self.model_wrapped) if sharded else None
+        return state
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:  # noqa: ANN401
         if self.is_fsdp_enabled:
