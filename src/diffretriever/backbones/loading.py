@@ -83,7 +83,7 @@ def load_backbone(
     set_direction(model, spec)
     if attention == "auto":
         enable_packing(spec, model)
-    special = _special_ids(spec, config_json, tokenizer, folder)
+    special = special_ids(spec, config_json, tokenizer, folder)
     backbone = Backbone(model.eval(), spec, tokenizer, special, digest.hexdigest()[:16]).eval()
     probe_attention(backbone)
     if device.type == "cuda" and backbone.packs:
@@ -168,7 +168,13 @@ def _dispatch(model: nn.Module, device_map: str | dict[str, int | str]) -> nn.Mo
     return dispatched
 
 
-def _special_ids(spec: BackboneSpec, config: dict[str, Any], tokenizer: Tokenizer, folder: Path) -> SpecialIds:
+def special_ids(spec: BackboneSpec, config: dict[str, Any], tokenizer: Tokenizer, folder: Path) -> SpecialIds:
+    """Return the ids of mask, end and padding that config and tokeniser name.
+
+    Raises:
+        CheckpointError: neither names a token that is needed.
+    """
+
     def first_id(role: str, *fallbacks: str | None) -> int | None:
         value = config.get(f"{role}_token_id")
         if isinstance(value, int):

@@ -18,14 +18,23 @@ Overrides = Annotated[
 def train(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="YAML file of settings, such as recipes/mini.yaml.")],
     overrides: Overrides = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show tokens, steps, memory and hours, and write nothing.")
+    ] = False,
 ) -> None:
     """Fine-tune a model as a recipe says; the same command goes on where a stopped run left off.
 
     On several GPUs: torchrun --nproc-per-node N -m diffretriever.cli.main train RECIPE, or accelerate launch.
     """
     from diffretriever.training.recipes import read_recipe
-    from diffretriever.training.run import train as run
 
     settings = read_recipe(recipe, overrides or ())
+    if dry_run:
+        from diffretriever.cli.dry_run import show_estimate
+
+        show_estimate(settings)
+        return
+    from diffretriever.training.run import train as run
+
     message(f"training in {settings.output}")
     result(str(run(settings, progress=True)))

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from cli_samples import MODEL, write_jsonl
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+ROWS = [{"query": f"planet {i}", "positive": f"planet number {i}", "negative": ["bread", "violin"]} for i in range(6)]
+
+
+def test_a_dry_run_shows_the_cost_and_writes_nothing(cli, tmp_path):
+    write_jsonl(tmp_path / "rows.jsonl", ROWS)
+    shared = ["--set", f"data.folder={tmp_path}", "--set", "data.sources=[{path: rows.jsonl}]", "--dry-run"]
+    shared += ["--set", "optimisation.batch=2", "--set", "data.negatives=2", "--set", f"output={tmp_path / 'out'}"]
+    recipe = RECIPES / "dream-7b-msmarco.yaml"
+    done = cli("train", recipe, *shared, "--set", f"model.base={MODEL}")
+    assert done.code == 0, done.err
+    assert "two real steps" in done.out
+    assert "memory of a device" in done.out
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_base_that_is_not_here_is_stood_in_for_by_its_shape(cli, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    write_jsonl(tmp_path / "rows.jsonl", ROWS)
+    shared = ["--set", f"data.folder={tmp_path}", "--set", "data.sources=[{path: rows.jsonl}]", "--dry-run"]
+    done = cli("train", RECIPES / "dream-7b-msmarco.yaml", *shared)
+    assert done.code == 0, done.err
+    assert "7,615,616,512, trained 40,370,176" in done.out
+    assert "shape" in done.err
