@@ -96,7 +96,7 @@ class TextEncoder(ABC):
         protocol: the conventions.
         frames: what surrounds the texts of each side.
         term_rule: how logits become term weights; None for a system without sparse representations.
-        batch_tokens: tokens per forward pass, padding included; 4,096 on a CPU and 32,768 elsewhere by default.
+        batch_tokens: tokens per forward pass, padding included; 2,048 on a CPU and 32,768 elsewhere by default.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class TextEncoder(ABC):
         self.protocol = protocol
         self.frames = dict(frames)
         self.term_rule = term_rule
-        self.batch_tokens = batch_tokens or (4096 if backbone.device.type == "cpu" else 32768)
+        self.batch_tokens = batch_tokens or (2048 if backbone.device.type == "cpu" else 32768)
         excluded = frozenset({backbone.special.mask})
         if protocol.strict_content:
             excluded |= backbone.tokenizer.special_ids

@@ -51,7 +51,7 @@ class DiffRetriever(PromptedEncoder):
             settings: prompt, K and the rest; what is None is taken from the backbone's row.
             name: name recorded in the provenance.
             slot_embeddings: [2, K_max, D] learned vectors of the query's and the passage's masked positions.
-            batch_tokens: tokens per forward pass, padding included; 4,096 on a CPU and 32,768 elsewhere by default.
+            batch_tokens: tokens per forward pass, padding included; 2,048 on a CPU and 32,768 elsewhere by default.
         """
         spec = backbone.spec
         if spec.attention == "causal":
