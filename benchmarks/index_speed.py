@@ -78,6 +78,8 @@ def measure(options: argparse.Namespace, slots: int, root: Path) -> None:
     passages = [Passage(f"p{i}", "some text of a passage " * 10) for i in range(options.passages)]
     truth: list[list[Hit]] | None = None
     for backend, storage in CHOICES:
+        if options.only and f"{backend} {storage}" not in options.only:
+            continue
         folder = root / f"{backend}-{storage}-{slots}"
         with Index.create(folder, representations, backend=backend, storage=storage) as index:
             now = CLOCKS[options.clock]
@@ -118,6 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--slots", type=int, nargs="+", default=[4, 16])
     parser.add_argument("--dim", type=int, default=384)
     parser.add_argument("--queries", type=int, default=50)
+    parser.add_argument("--only", nargs="+", metavar="INDEX", help="rows, such as 'edge float16, codes int8'")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="what all times are of")
