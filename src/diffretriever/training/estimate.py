@@ -145,7 +145,9 @@ def estimate_run(
     )
     memory, other_memory = (_memory(s, module, tokens, parameters, trainable, processes) for s in (settings, other))
     device = default_device()
-    flops = step_flops(settings, parameters - module.backbone._embedding.weight.numel(), tokens)
+    # Embeddings are looked up, and the head is multiplied at few positions and rows.
+    body = sum(p.numel() for n, p in module.backbone.model.named_parameters() if not _outside(n))
+    flops = step_flops(settings, body, tokens)
     timed = time_steps and source is None and parameters <= _SMALL and processes == 1
     seconds = _timed_step(settings) if timed else flops / processes / (UTILISATION * matrix_rate(device))
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
@@ -314,6 +316,10 @@ def matrix_rate(device: torch.device) -> float:
         _wait(device)
         best = min(best, time.perf_counter() - started)
     return 2.0 * side**3 / best
+
+
+def _outside(name: str) -> bool:
+    return "embed" in name or ".predictions." in name or name.startswith("lm_head.")
 
 
 def _timed_step(settings: TrainingSettings) -> float:
