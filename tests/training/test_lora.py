@@ -11,10 +11,10 @@ from diffretriever import DiffRetriever, open_system
 from diffretriever.errors import CheckpointError, InputError
 from diffretriever.training.base import open_base
 from diffretriever.training.lora import add_lora, load_adapter, merged_tensors
+from diffretriever.training.model_settings import LoraSettings, ModelSettings
 from diffretriever.training.module import build_module
 from diffretriever.training.run import prepare, train
 from diffretriever.training.saving import load_model, save_model
-from diffretriever.training.settings import LoraSettings, ModelSettings
 from tests.conftest import CHECKPOINTS
 
 CPU = torch.device("cpu")

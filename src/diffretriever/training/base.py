@@ -20,7 +20,7 @@ from diffretriever.json_files import read_json_object
 from diffretriever.pretrained import dtype_named, open_checkpoint
 from diffretriever.sequences import SpecialIds
 from diffretriever.tokenizer import Tokenizer
-from diffretriever.training.settings import ModelSettings
+from diffretriever.training.model_settings import ModelSettings
 
 
 @dataclass(frozen=True)

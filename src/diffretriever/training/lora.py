@@ -13,7 +13,7 @@ from diffretriever.backbones.backbone import Backbone
 from diffretriever.backbones.lora import is_adapter
 from diffretriever.checkpoint import locate
 from diffretriever.errors import CheckpointError, InputError, MissingExtraError
-from diffretriever.training.settings import LoraSettings
+from diffretriever.training.model_settings import LoraSettings
 
 _ADAPTER = "default"
 _PREFIX = "base_model.model."

@@ -18,7 +18,7 @@ from diffretriever.systems.repllama import RepLLaMA
 from diffretriever.training import losses
 from diffretriever.training.base import Base
 from diffretriever.training.batch import SIDES, Chunk, LocalLosses
-from diffretriever.training.settings import ModelSettings
+from diffretriever.training.model_settings import ModelSettings
 
 _OTHERS: dict[str, type[DiffEmbed] | type[RepLLaMA] | type[PromptReps]] = {
     cls.system: cls for cls in (DiffEmbed, RepLLaMA, PromptReps)

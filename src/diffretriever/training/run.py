@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +27,8 @@ from diffretriever.training.teacher import Teacher
 from diffretriever.training.texts import TextPreparer
 from diffretriever.training.trainer import RetrieverTrainer, StepDataset
 from diffretriever.training.vocabulary import WordTargets, sampled_passages
+
+log = logging.getLogger("diffretriever.training")
 
 #: Arguments of transformers that the recipe decides elsewhere.
 _OURS = (
@@ -66,6 +69,10 @@ def prepare(settings: TrainingSettings, *, progress: bool = False) -> tuple[Retr
     """Return the trainer of a run, ready to start or to go on, and the facts of the run."""
     arguments = _arguments(settings)
     device = arguments.device  # asking for it starts the other processes' side of the connection
+    if arguments.n_gpu > 1:
+        # One process would split every chunk over all of them, which is slower than a process for each.
+        log.warning("%d GPUs are here and one is used; start with torchrun --nproc-per-node for all", arguments.n_gpu)
+        arguments._n_gpu = 1
     world = World.here()
     if settings.optimisation.batch % (world.size * settings.data.group):
         raise InputError(
@@ -96,12 +103,14 @@ def prepare(settings: TrainingSettings, *, progress: bool = False) -> tuple[Retr
         about = folder.describe(settings, digests, schedule.steps)
         folder.trim_log(folder.newest() or 0)
     arguments.max_steps = schedule.steps
-    log = StepLog(folder, progress=progress)
+    steps = StepLog(folder, progress=progress)
     # Processes that agree on groups speak to each other while a batch is made, which must not be in two threads.
     ahead = device.type == "cuda" and (world.size == 1 or settings.data.group == 1)
     data = StepDataset(schedule, builder, ahead=ahead)
-    trainer = RetrieverTrainer(settings, module, arguments, data, folder, teacher, [log, *callbacks(settings, module)])
-    log.trainer = trainer
+    trainer = RetrieverTrainer(
+        settings, module, arguments, data, folder, teacher, [steps, *callbacks(settings, module)]
+    )
+    steps.trainer = trainer
     trainer.remove_callback(PrinterCallback)
     return trainer, about
 

@@ -7,109 +7,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal, get_args
 
-from diffretriever.checkpoint import RetrieverSettings
 from diffretriever.conventions import Side, System
 from diffretriever.errors import InputError
+from diffretriever.training.checks import at_least, one_of, share
+from diffretriever.training.model_settings import ModelSettings
 
-SlotStart = Literal["auto", "random", "cls"]
 WordOrder = Literal["salience", "part"]
-DType = Literal["auto", "float32", "bfloat16", "float16"]
-Attention = Literal["auto", "eager", "sdpa", "flash_attention_2", "packed"]
 RowFormat = Literal["auto", "tevatron", "pairs", "text"]
-
-
-@dataclass(frozen=True)
-class LoraSettings:
-    """Low-rank adaptation (Hu et al. 2022); the base weights stay as they are.
-
-    Attributes:
-        r: rank of the updates.
-        alpha: an update counts `alpha / r`.
-        dropout: share of an adapter's inputs that is dropped.
-        targets: names of the adapted layers; those of the backbone's row by default, never the vocabulary head.
-        merge: whether the finished model holds the base with the updates added, instead of the adapters alone.
-    """
-
-    r: int = 16
-    alpha: float = 64.0
-    dropout: float = 0.05
-    targets: tuple[str, ...] | None = None
-    merge: bool = False
-
-    def __post_init__(self) -> None:
-        _at_least(1, r=self.r)
-        _share(dropout=self.dropout)
-
-
-@dataclass(frozen=True)
-class ModelSettings:
-    """What is trained, and how it reads a text.
-
-    Attributes:
-        base: what `DiffRetriever.from_pretrained` takes: "minilm", a folder, an alias or a hub id.
-        sha256: digest that the base's `model.safetensors` must have; None for any.
-        system: "diffretriever", or a system to compare with: "diffembed" (mean), "repllama" (end token, causal) or
-            "promptreps" (last token of the prompt, causal).
-        query_slots: K_q; the backbone's usual number by default.
-        passage_slots: K_p.
-        prompt: name of a template or path of a JSON file; the backbone's usual one by default.
-        protocol: "default" or "paper".
-        readout: "slot" or "aligned"; DiffRetriever only.
-        max_query_length: longest query sequence of the finished model, in tokens.
-        max_passage_length: longest passage sequence of the finished model, in tokens.
-        slot_embeddings: whether a learned vector per slot and side is added to the masked positions' inputs.
-        slot_start: what these vectors are at first: those of the base if it has any, else random ("auto"), "random",
-            or "cls": embedding of [CLS] minus that of [MASK], so that every slot starts as a [CLS] token.
-        slot_noise: standard deviation of the random part.
-        lora: low-rank adaptation; None trains all weights.
-        dtype: dtype of the weights that are trained; "auto" is fp32, and bf16 under LoRA with `optimisation.bf16`.
-        attention: "auto" is plain products on a CPU, whose backward pass is four times as fast there as that of the
-            fused kernel, and "sdpa" elsewhere; or "eager", "sdpa", "flash_attention_2", "packed" (no padding).
-        dropout: of the backbone's own layers that have one.
-    """
-
-    base: str = "minilm"
-    sha256: str | None = None
-    system: System = "diffretriever"
-    query_slots: int | None = None
-    passage_slots: int | None = None
-    prompt: str | None = None
-    protocol: str = "default"
-    readout: str = "slot"
-    max_query_length: int = 512
-    max_passage_length: int = 512
-    slot_embeddings: bool = False
-    slot_start: SlotStart = "auto"
-    slot_noise: float = 0.05
-    lora: LoraSettings | None = None
-    dtype: DType = "auto"
-    attention: Attention = "auto"
-    dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        _one_of(
-            system=(self.system, get_args(System)),
-            slot_start=(self.slot_start, get_args(SlotStart)),
-            dtype=(self.dtype, get_args(DType)),
-            attention=(self.attention, get_args(Attention)),
-        )
-        _share(dropout=self.dropout)
-        if self.slot_embeddings and self.system != "diffretriever":
-            raise InputError(f"model.slot_embeddings is on; {self.system} has no masked positions, set it to false")
-
-    def checkpoint_settings(self) -> RetrieverSettings:
-        """Return what the finished checkpoint records beside its weights."""
-        return RetrieverSettings(
-            prompt=self.prompt,
-            query_slots=self.query_slots,
-            passage_slots=self.passage_slots,
-            max_query_length=self.max_query_length,
-            max_passage_length=self.max_passage_length,
-            readout=self.readout,
-            protocol=self.protocol,
-            tuned=True,
-            system=self.system,
-        )
 
 
 @dataclass(frozen=True)
@@ -130,8 +34,8 @@ class Source:
     format: RowFormat = "auto"
 
     def __post_init__(self) -> None:
-        _one_of(format=(self.format, get_args(RowFormat)))
-        _share(cloze=self.cloze)
+        one_of(format=(self.format, get_args(RowFormat)))
+        share(cloze=self.cloze)
         if self.weight is not None and self.weight <= 0:
             raise InputError(f"weight of {self.path} is {self.weight}; it must be above 0, or leave the source out")
 
@@ -159,10 +63,10 @@ class DataSettings:
     pool: int = 32
 
     def __post_init__(self) -> None:
-        _at_least(0, negatives=self.negatives)
-        _at_least(1, group=self.group, pool=self.pool, **{"passage_tokens": min(self.passage_tokens, default=1)})
+        at_least(0, negatives=self.negatives)
+        at_least(1, group=self.group, pool=self.pool, **{"passage_tokens": min(self.passage_tokens, default=1)})
         if self.query_tokens is not None:
-            _at_least(1, query_tokens=self.query_tokens)
+            at_least(1, query_tokens=self.query_tokens)
         if not self.sources:
             raise InputError("the recipe names no sources; list at least one file under `data.sources`")
         given = [source.weight is not None for source in self.sources]
@@ -230,7 +134,7 @@ class LossSettings:
                 raise InputError(f"loss.{name} is {getattr(self, name)}; it must be above 0")
         if not 0 <= self.part_share <= 1:
             raise InputError(f"loss.part_share is {self.part_share}; it must be between 0 and 1")
-        _one_of(words_by=(self.words_by, get_args(WordOrder)))
+        one_of(words_by=(self.words_by, get_args(WordOrder)))
 
     @property
     def needs_teacher(self) -> bool:
@@ -290,11 +194,11 @@ class OptimisationSettings:
     keep: int = 2
 
     def __post_init__(self) -> None:
-        _at_least(1, batch=self.batch, chunk=self.chunk, save_every=self.save_every, keep=self.keep)
+        at_least(1, batch=self.batch, chunk=self.chunk, save_every=self.save_every, keep=self.keep)
         if self.steps is not None:
-            _at_least(1, steps=self.steps)
-        _one_of(schedule=(self.schedule, ("cosine", "linear")))
-        _share(warmup=self.warmup)
+            at_least(1, steps=self.steps)
+        one_of(schedule=(self.schedule, ("cosine", "linear")))
+        share(warmup=self.warmup)
         if self.epochs <= 0:
             raise InputError(f"optimisation.epochs is {self.epochs}; it must be above 0")
 
@@ -322,7 +226,7 @@ class EvaluationSettings:
     patience: int | None = None
 
     def __post_init__(self) -> None:
-        _at_least(1, every=self.every)
+        at_least(1, every=self.every)
 
 
 @dataclass(frozen=True)
@@ -383,21 +287,3 @@ class TrainingSettings:
     def to_json(self) -> str:
         """Return the settings as JSON, one a line."""
         return json.dumps(asdict(self), indent=1)
-
-
-def _at_least(least: int, **values: int) -> None:
-    for name, value in values.items():
-        if value < least:
-            raise InputError(f"{name} must be at least {least}, got {value}")
-
-
-def _share(**values: float) -> None:
-    for name, value in values.items():
-        if not 0 <= value <= 1:
-            raise InputError(f"{name} must be from 0 to 1, got {value}")
-
-
-def _one_of(**values: tuple[str, tuple[str, ...]]) -> None:
-    for name, (value, known) in values.items():
-        if value not in known:
-            raise InputError(f"{name} is {value!r}; choose one of {', '.join(known)}")
