@@ -16,41 +16,57 @@ _TRAINING = "Training"
 _MIX = "Mix"
 
 
+Base = Annotated[
+    str, typer.Argument(metavar="BASE", help="What to start from: a folder, a GGUF file, minilm, smollm2 or a hub id.")
+]
+Texts = Annotated[
+    list[str],
+    typer.Argument(metavar="TEXTS...", help="Plain texts: Parquet, JSONL, or .txt with a text on every line."),
+]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for checkpoints, results and the model.")]
+Steps = Annotated[int, typer.Option(min=1, help="Optimiser steps.", rich_help_panel=_TRAINING)]
+Batch = Annotated[int, typer.Option(min=1, help="Texts of a forward pass.", rich_help_panel=_TRAINING)]
+Accumulate = Annotated[int, typer.Option(min=1, help="Forward passes of a step.", rich_help_panel=_TRAINING)]
+Length = Annotated[int, typer.Option(min=1, help="Longest text in tokens.", rich_help_panel=_TRAINING)]
+LearningRate = Annotated[float, typer.Option("--lr", help="Peak learning rate.", rich_help_panel=_TRAINING)]
+Bf16 = Annotated[bool, typer.Option(help="Products in bf16.", rich_help_panel=_TRAINING)]
+Recompute = Annotated[
+    bool, typer.Option("--recompute", help="Recompute activations, to save memory.", rich_help_panel=_TRAINING)
+]
+Seed = Annotated[int, typer.Option(min=0, help="Decides every draw.", rich_help_panel=_TRAINING)]
+PromptShare = Annotated[
+    float,
+    typer.Option(min=0.0, max=1.0, help="Share of texts in the retrieval prompt with its slots.", rich_help_panel=_MIX),
+]
+PromptName = Annotated[
+    str | None, typer.Option(help="Template of that prompt.", show_default=False, rich_help_panel=_MIX)
+]
+Slots = Annotated[int, typer.Option(min=1, help="Slots in that prompt.", rich_help_panel=_MIX)]
+HeldOut = Annotated[int, typer.Option(min=1, help="Texts kept from training, to measure on.")]
+Every = Annotated[int, typer.Option(min=1, help="Steps from one to the next.")]
+Device = Annotated[str | None, typer.Option(help="cpu leaves a GPU alone.", show_default=False)]
+
+
 def adapt(
-    base: Annotated[
-        str,
-        typer.Argument(metavar="BASE", help="What to start from: a folder, a GGUF file, minilm, smollm2 or a hub id."),
-    ],
-    texts: Annotated[
-        list[str],
-        typer.Argument(metavar="TEXTS...", help="Plain texts: Parquet, JSONL, or .txt with a text on every line."),
-    ],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for checkpoints, results and the model.")],
-    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.", rich_help_panel=_TRAINING)] = 1000,
-    batch: Annotated[int, typer.Option(min=1, help="Texts of a forward pass.", rich_help_panel=_TRAINING)] = 32,
-    accumulate: Annotated[int, typer.Option(min=1, help="Forward passes of a step.", rich_help_panel=_TRAINING)] = 1,
-    length: Annotated[int, typer.Option(min=1, help="Longest text in tokens.", rich_help_panel=_TRAINING)] = 128,
-    learning_rate: Annotated[float, typer.Option("--lr", help="Peak learning rate.", rich_help_panel=_TRAINING)] = 3e-4,
-    bf16: Annotated[bool, typer.Option(help="Products in bf16.", rich_help_panel=_TRAINING)] = True,
-    recompute: Annotated[
-        bool, typer.Option("--recompute", help="Recompute activations, to save memory.", rich_help_panel=_TRAINING)
-    ] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Decides every draw.", rich_help_panel=_TRAINING)] = 1,
-    prompt_share: Annotated[
-        float,
-        typer.Option(
-            min=0.0, max=1.0, help="Share of texts in the retrieval prompt with its slots.", rich_help_panel=_MIX
-        ),
-    ] = 0.3,
-    prompt: Annotated[
-        str | None, typer.Option(help="Template of that prompt.", show_default=False, rich_help_panel=_MIX)
-    ] = None,
-    query_slots: Annotated[int, typer.Option(min=1, help="Slots of a query.", rich_help_panel=_MIX)] = 4,
-    passage_slots: Annotated[int, typer.Option(min=1, help="Slots of a passage.", rich_help_panel=_MIX)] = 16,
-    held_out: Annotated[int, typer.Option(min=1, help="Texts kept from training, to measure on.")] = 256,
-    evaluate_every: Annotated[int, typer.Option(min=1, help="Steps between two measurements.")] = 200,
-    save_every: Annotated[int, typer.Option(min=1, help="Steps between two checkpoints.")] = 200,
-    device: Annotated[str | None, typer.Option(help="cpu leaves a GPU alone.", show_default=False)] = None,
+    base: Base,
+    texts: Texts,
+    out: Out,
+    steps: Steps = 1000,
+    batch: Batch = 32,
+    accumulate: Accumulate = 1,
+    length: Length = 128,
+    learning_rate: LearningRate = 3e-4,
+    bf16: Bf16 = True,
+    recompute: Recompute = False,
+    seed: Seed = 1,
+    prompt_share: PromptShare = 0.3,
+    prompt: PromptName = None,
+    query_slots: Slots = 4,
+    passage_slots: Slots = 16,
+    held_out: HeldOut = 256,
+    evaluate_every: Every = 200,
+    save_every: Every = 200,
+    device: Device = None,
 ) -> None:
     """Teach a model to fill masked tokens (masked diffusion), and show its held-out cross entropy on the way.
 

@@ -28,52 +28,62 @@ class Choice(str, Enum):
     TOP = "top"
 
 
+Rows = Annotated[
+    Path,
+    typer.Argument(metavar="ROWS", help="Training rows, JSONL or Parquet: query, and positive_passages or positive."),
+]
+Out = Annotated[Path, typer.Option("--out", metavar="FILE", help="JSONL file for the rows with their negatives.")]
+IndexPlace = Annotated[
+    str | None,
+    typer.Option(
+        "--index",
+        metavar="DIR",
+        help="Rank by an index: its folder, or its address.",
+        show_default=False,
+        rich_help_panel=_SOURCE,
+    ),
+]
+Corpus = Annotated[
+    str | None,
+    typer.Option(
+        "--corpus",
+        metavar="INPUT",
+        help="Rank by BM25 over a corpus (extra eval).",
+        show_default=False,
+        rich_help_panel=_SOURCE,
+    ),
+]
+First = Annotated[int, typer.Option("--from", min=1, help="Rank at which the window begins.")]
+Last = Annotated[int, typer.Option("--to", min=1, help="Rank at which it ends.")]
+Negatives = Annotated[int, typer.Option("--negatives", "-n", min=1, help="Negatives of a row at most.")]
+Margin = Annotated[
+    float, typer.Option(min=0.0, help="Leave out what scores above this share of the positive's score; 0 keeps all.")
+]
+Gap = Annotated[float | None, typer.Option(help="Least difference to the positive's score.", show_default=False)]
+ChoiceOption = Annotated[Choice, typer.Option("--choice", help="Draw from the window, or take its best.")]
+Seed = Annotated[int, typer.Option(min=0, help="Decides the draws.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a file made in another way.")]
+K1 = Annotated[float, typer.Option(min=0.0, help="k1 of BM25.", rich_help_panel=_SOURCE)]
+B = Annotated[float, typer.Option(min=0.0, max=1.0, help="b of BM25.", rich_help_panel=_SOURCE)]
+
+
 def mine(
-    rows: Annotated[
-        Path,
-        typer.Argument(
-            metavar="ROWS", help="Training rows, JSONL or Parquet: query, and positive_passages or positive."
-        ),
-    ],
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="JSONL file for the rows with their negatives.")],
-    index: Annotated[
-        str | None,
-        typer.Option(
-            "--index",
-            metavar="DIR",
-            help="Rank by an index: its folder, or its address.",
-            show_default=False,
-            rich_help_panel=_SOURCE,
-        ),
-    ] = None,
-    corpus: Annotated[
-        str | None,
-        typer.Option(
-            "--corpus",
-            metavar="INPUT",
-            help="Rank by BM25 over a corpus (extra eval).",
-            show_default=False,
-            rich_help_panel=_SOURCE,
-        ),
-    ] = None,
-    first: Annotated[int, typer.Option("--from", min=1, help="Rank at which the window begins.")] = 1,
-    last: Annotated[int, typer.Option("--to", min=1, help="Rank at which it ends.")] = 100,
-    negatives: Annotated[int, typer.Option("--negatives", "-n", min=1, help="Negatives of a row at most.")] = 15,
-    margin: Annotated[
-        float,
-        typer.Option(min=0.0, help="Leave out what scores above this share of the positive's score; 0 keeps all."),
-    ] = 0.95,
-    gap: Annotated[
-        float | None,
-        typer.Option(help="Least difference to the positive's score.", show_default=False),
-    ] = None,
-    choice: Annotated[Choice, typer.Option(help="Draw from the window, or take its best.")] = Choice.RANDOM,
-    seed: Annotated[int, typer.Option(min=0, help="Decides the draws.")] = 1,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file made in another way.")] = False,
+    rows: Rows,
+    out: Out,
+    index: IndexPlace = None,
+    corpus: Corpus = None,
+    first: First = 1,
+    last: Last = 100,
+    negatives: Negatives = 15,
+    margin: Margin = 0.95,
+    gap: Gap = None,
+    choice: ChoiceOption = Choice.RANDOM,
+    seed: Seed = 1,
+    overwrite: Overwrite = False,
     mode: opt.ModeOption = None,
     alpha: opt.Alpha = 0.5,
-    k1: Annotated[float, typer.Option(min=0.0, help="k1 of BM25.", rich_help_panel=_SOURCE)] = 0.9,
-    b: Annotated[float, typer.Option(min=0.0, max=1.0, help="b of BM25.", rich_help_panel=_SOURCE)] = 0.4,
+    k1: K1 = 0.9,
+    b: B = 0.4,
     model: opt.RecordedModel = None,
     device: opt.Device = None,
     dtype: opt.Dtype = None,
