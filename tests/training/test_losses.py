@@ -130,3 +130,31 @@ def test_slots_are_compared_with_the_parts_in_order():
     expected = (1 - (slots * slots.flip(1)).sum(-1)).mean(1).sum()
     assert float(turned) == pytest.approx(float(expected), rel=1e-5)
     assert float(turned) > 0.1
+
+
+def test_maxsim_of_many_passages_in_blocks_is_that_of_one_block(monkeypatch):
+    g = torch.Generator().manual_seed(0)
+    q = torch.randn(3, 2, 8, generator=g, requires_grad=True)
+    p = torch.randn(11, 4, 8, generator=g, requires_grad=True)
+    factor = torch.randn(3, 11, generator=g)
+    whole = losses.maxsim(q, p)
+    expected = torch.autograd.grad((whole * factor).sum(), (q, p))
+    monkeypatch.setattr(losses, "_PRODUCTS_AT_ONCE", 3 * 2 * 4 * 2)
+    blocks = losses.maxsim(q, p)
+    torch.testing.assert_close(blocks, whole)
+    torch.testing.assert_close(torch.autograd.grad((blocks * factor).sum(), (q, p)), expected)
+
+
+def test_sparse_scores_are_the_products_over_the_whole_vocabulary():
+    g = torch.Generator().manual_seed(0)
+    sides, full = [], []
+    for count, width in ((3, 4), (5, 6)):
+        ids = torch.stack([torch.randperm(12, generator=g)[:width] for _ in range(count)])
+        ids[0, -2:] = -1
+        weights = torch.rand(count, width, generator=g) * (ids >= 0)
+        dense = torch.zeros(count, 13).scatter(1, ids % 13, weights)[:, :12]
+        sides += [weights, ids]
+        full.append(dense)
+    torch.testing.assert_close(losses.sparse_scores(*sides), full[0] @ full[1].T)
+    nothing = torch.zeros(2, 0), torch.zeros(2, 0, dtype=torch.long)
+    assert losses.sparse_scores(*nothing, *sides[2:]).tolist() == [[0.0] * 5] * 2

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 #: Products of slots held at once by `maxsim` with a graph; more are computed again in the backward pass.
-_PRODUCTS_AT_ONCE = 1 << 24
+_PRODUCTS_AT_ONCE = 1 << 22
 
 
 def maxsim(queries: Tensor, passages: Tensor) -> Tensor:
