@@ -15,7 +15,7 @@ def folder(tmp_path: Path) -> Path:
     rows = [
         row_of(Comparison(name, times, slower, (1.0, 2.0))) for name in ("naive, mini, K = 16", "MaxSim, 32 queries")
     ]
-    memory = {"name": "memory, mini", "ours MB": 10.0, "other MB": 50.0, "share": 0.2}
+    memory = {"name": "memory, mini", "ours MB": 10.0, "other MB": 50.0, "share": 0.2, "again MB": [5.0, 50.0]}
     latency = {"name": "engine, sparse", "p50 ms": 1.0, "p95 ms": 2.0, "cpu ms": 1.0, "requests": 2.0}
     write_record(tmp_path / "some.json", [*rows, memory, latency], threads=1)
     return tmp_path
@@ -26,7 +26,7 @@ def test_tables_give_medians_ranges_and_goals(folder: Path, capsys: pytest.Captu
     out = capsys.readouterr().out
     assert "| naive, mini, K = 16 | 4.00 (3.00 to 5.00) | 3.00 (2.00 to 5.00) | 3 | 3 | 1 to 2 |" in out
     assert "| MaxSim, 32 queries | 4.00 (3.00 to 5.00) | 3.00 (2.00 to 5.00) | 3 | 0.7 |" in out
-    assert "| mini | 10 | 50 | 0.20 |" in out
+    assert "| mini | 10 | 50 | 0.20 | 0.10 |" in out
     assert "| engine, sparse | 1.0 | 2.0 | 1.0 | 2.0 |" in out
     assert "* some.json: `python " in out
 
