@@ -35,7 +35,8 @@ from diffretriever.training.module import RetrieverModule, build_module
 from diffretriever.training.recipes import read_recipe
 from diffretriever.training.rows import open_rows
 from diffretriever.training.schedule import Schedule
-from diffretriever.training.settings import LoraSettings, TrainingSettings
+from diffretriever.training.model_settings import LoraSettings
+from diffretriever.training.settings import TrainingSettings
 from diffretriever.training.stepping import Engine, take_step
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "dream-7b-msmarco.yaml"
