@@ -31,11 +31,11 @@ from diffretriever.training.building import BatchBuilder
 from diffretriever.training.estimate import estimate_run, matrix_rate
 from diffretriever.training.gathering import World
 from diffretriever.training.lora import add_lora
+from diffretriever.training.model_settings import LoraSettings
 from diffretriever.training.module import RetrieverModule, build_module
 from diffretriever.training.recipes import read_recipe
 from diffretriever.training.rows import open_rows
 from diffretriever.training.schedule import Schedule
-from diffretriever.training.model_settings import LoraSettings
 from diffretriever.training.settings import TrainingSettings
 from diffretriever.training.stepping import Engine, take_step
 
