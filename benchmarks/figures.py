@@ -81,29 +81,33 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     compared = [row for row in rows if "ratio" in row]
     speed = [row for row in compared if not row["name"].startswith("MaxSim")]
     shares = [row for row in compared if row["name"].startswith("MaxSim")]
-    panels = [p for p in ((speed, "times as fast, CPU time"), (shares, "share of the GEMM rate, CPU time")) if p[0]]
-    heights = [len(found) for found, _ in panels]
+    panels = [p for p in ((speed, "times as fast", True), (shares, "share of the matrix product rate", False)) if p[0]]
+    heights = [len(found) for found, _, _ in panels]
     figure, axes = plt.subplots(
         len(panels), 1, figsize=(8, 0.33 * sum(heights) + 1.4), height_ratios=heights, squeeze=False
     )
-    for (found, label), axis in zip(panels, axes[:, 0], strict=True):
-        _bars(axis, found, label)
+    for (found, label, logarithmic), axis in zip(panels, axes[:, 0], strict=True):
+        _bars(axis, found)
+        axis.set_xlabel(f"{label} (CPU time); red: goal")
+        if logarithmic:
+            axis.set_xscale("log")
+            axis.set_xticks([1, 2, 4, 8, 16, 32, 64], ["1", "2", "4", "8", "16", "32", "64"])
+            axis.minorticks_off()
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
 
 
-def _bars(axis: Any, rows: Sequence[dict[str, Any]], label: str) -> None:  # noqa: ANN401  (matplotlib has no types)
+def _bars(axis: Any, rows: Sequence[dict[str, Any]]) -> None:  # noqa: ANN401  (matplotlib has no types)
     for place, row in enumerate(reversed(rows)):
         median, rounds = row["ratio"]["cpu"], row["rounds"]["cpu"]
         whiskers = [[median - min(rounds)], [max(rounds) - median]]
         axis.barh(place, median, color=_BLUE, height=0.6, xerr=whiskers, ecolor="black", capsize=2)
         if (goal := goal_of(row["name"])) is not None:
             axis.plot([goal, goal], [place - 0.4, place + 0.4], color=_RED, linewidth=2)
-    names = [row["name"].replace(" passages", "").replace(", products in", ",") for row in reversed(rows)]
-    axis.set_yticks(range(len(rows)), names)
-    axis.set_xlabel(f"{label}: median, min to max of paired rounds; red: the goal")
+    names = [row["name"].replace(" by sentence-transformers", "").replace(" on disk, products in", ",") for row in rows]
+    axis.set_yticks(range(len(rows)), names[::-1])
     axis.spines[["top", "right"]].set_visible(False)
 
 
