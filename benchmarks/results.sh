@@ -19,8 +19,9 @@ read -r -a run <<< "${DIFFRETRIEVER:-diffretriever}"
 dtype=()
 [ -z "${DTYPE:-}" ] || dtype=(--dtype "$DTYPE")
 names=(scifact msmarco_dl19_pool nq_qed cosqa cranfield cacm liveqa_med)
-# PromptReps decodes word after word and is slow on a CPU: the two collections that are small.
-slow_names=(scifact cranfield)
+# PromptReps decodes word after word and is slow on a CPU: one word on two small collections, four on the smaller.
+single_names=(scifact cranfield)
+multi_names=(cranfield)
 pool=$data/msmarco_dl19_pool
 
 # evaluate NAME... -- ARGUMENT...: one system on the collections that are there.
@@ -49,9 +50,9 @@ mini() {
 }
 
 promptreps() {
-    evaluate "${slow_names[@]}" -- smollm2 --label promptreps-single "${dtype[@]}" \
+    evaluate "${single_names[@]}" -- smollm2 --label promptreps-single "${dtype[@]}" \
         --query-slots 1 --passage-slots 1 --modes single,sparse,hybrid
-    evaluate "${slow_names[@]}" -- smollm2 --label promptreps-multi "${dtype[@]}" \
+    evaluate "${multi_names[@]}" -- smollm2 --label promptreps-multi "${dtype[@]}" \
         --query-slots 4 --passage-slots 4 --modes multi,sparse,hybrid
 }
 
