@@ -315,6 +315,15 @@ def test_many_passages_and_queries_take_several_requests(server, encoder, monkey
         assert len(index) == 10
 
 
+def test_hybrid_asks_the_server_once_for_both_lists(server, filled):
+    filled.search("word3 shared", 5)
+    server.requests.clear()
+    hits = filled.search("word3 shared", 5)
+    assert sum(path.endswith("/points/query/batch") for _, path in server.requests) == 1
+    assert hits[0].passage_id == "p3"
+    assert hits[0].sparse is not None
+
+
 def test_the_size_decides_when_nobody_else_does(server, filled, monkeypatch):
     assert filled.search("word3", 1, "multi")[0].exact
     monkeypatch.setattr(cluster_module, "EXACT_MULTI_WORK", 10)

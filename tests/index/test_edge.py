@@ -158,3 +158,14 @@ def test_what_the_terms_find_gets_its_dense_score_though_the_graph_overlooked_it
             assert hit.dense is None or hit.dense == pytest.approx(scores[hit.passage_id], abs=1e-6)
             completed += hit.dense is not None and hit.passage_id not in ids(dense)
     assert completed > 0
+
+
+def test_hybrid_asks_the_engine_once_for_both_lists(index, monkeypatch):
+    query = random_representations(1, seed=12, slots=(4, 4), terms=6)
+    asked = []
+    ask_best = EdgeStore._ask_best
+    monkeypatch.setattr(EdgeStore, "_ask_best", lambda self, r: asked.append(len(r)) or ask_best(self, r))
+    [(dense, sparse)] = index.rankings(query, depth=20)
+    assert asked == [2]
+    assert list(dense.passage_ids) == ids(index.search(query, 20, "multi"))
+    assert list(sparse.passage_ids) == ids(index.search(query, 20, "sparse"))

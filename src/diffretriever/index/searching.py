@@ -14,11 +14,10 @@ from diffretriever.index.calibration import RECALL, Calibration
 from diffretriever.index.filters import Filter
 from diffretriever.index.hit import Hit
 from diffretriever.index.manifest import Manifest
-from diffretriever.index.store import Record, Store
+from diffretriever.index.store import DenseMode, Record, Store
 from diffretriever.representations import Representations
 
 Mode = Literal["hybrid", "multi", "single", "sparse"]
-DenseMode = Literal["multi", "single"]
 
 
 @dataclass(frozen=True)
@@ -81,11 +80,12 @@ def _results(store: Store, queries: Representations, options: SearchOptions, cal
         rankings = store.search(queries, "sparse", options.k, where=where, exact=exact)
         return [_Result(r, None, r) for r in rankings]
     if options.mode != "hybrid":
-        rankings = _dense(store, queries, options.mode, options.k, options, calibrate)
+        exact, depth = _effort(store, queries, options.mode, options.k, options, calibrate)
+        rankings = store.search(queries, options.mode, options.k, where=where, exact=exact, depth=depth)
         return [_Result(r, r, None) for r in rankings]
-    depth = max(options.depth, options.k)
+    length = max(options.depth, options.k)
     return [
-        _Result(fuse(d, s, method=options.fusion, alpha=options.alpha, depth=depth), d, s)
+        _Result(fuse(d, s, method=options.fusion, alpha=options.alpha, depth=length), d, s)
         for d, s in hybrid_rankings(store, queries, options, calibrate)
     ]
 
@@ -94,34 +94,24 @@ def hybrid_rankings(
     store: Store, queries: Representations, options: SearchOptions, calibrate: Calibrate
 ) -> list[tuple[Ranking, Ranking]]:
     """Return the dense and the sparse ranking that hybrid search fuses, for each query."""
-    where, exact = options.where, options.exact
     # A hit must be able to come from either ranking alone.
-    depth = max(options.depth, options.k)
-    # An approximate search overlooks passages. Those that the terms find get their own dense score all the same,
-    # instead of the 0 that a passage below the end of the ranking gets.
-    dense = _dense(store, queries, options.dense, depth, options, calibrate, with_terms=True)
-    sparse = store.search(queries, "sparse", depth, where=where, exact=exact)
+    k = max(options.depth, options.k)
+    exact, depth = _effort(store, queries, options.dense, k, options, calibrate)
+    dense, sparse = store.search_both(queries, options.dense, k, where=options.where, exact=exact, depth=depth)
     return list(zip(dense, sparse, strict=True))
 
 
-def _dense(
-    store: Store,
-    queries: Representations,
-    mode: DenseMode,
-    k: int,
-    options: SearchOptions,
-    calibrate: Calibrate,
-    *,
-    with_terms: bool = False,
-) -> list[Ranking]:
-    """Return dense rankings; where approximate ones by MaxSim will do, as deep ones as the wanted recall takes."""
+def _effort(
+    store: Store, queries: Representations, mode: DenseMode, k: int, options: SearchOptions, calibrate: Calibrate
+) -> tuple[bool | None, int | None]:
+    """Return whether a dense search is exact, and how deep an approximate one by MaxSim has to be."""
     exact, depth = options.exact, None
     slots = int(np.diff(queries.offsets).max(initial=0))
     if mode == "multi" and (exact is False or (exact is None and store.approximates(mode, slots))):
         calibration = calibrate()
         depth = calibration.depth(k, options.recall) if calibration is not None else None
         exact = calibration is not None and depth is None
-    return store.search(queries, mode, k, where=options.where, exact=exact, depth=depth, with_terms=with_terms)
+    return exact, depth
 
 
 def _hits(store: Store, result: _Result, k: int) -> list[Hit]:

@@ -12,7 +12,8 @@ from diffretriever.fusion import Ranking
 from diffretriever.index.filters import Filter
 from diffretriever.representations import Representations, SlotWord
 
-StoreMode = Literal["single", "multi", "sparse"]
+DenseMode = Literal["single", "multi"]
+StoreMode = DenseMode | Literal["sparse"]
 Metadata = dict[str, MetadataValue]
 SlotWordRows = tuple[tuple[SlotWord, ...], ...]
 
@@ -127,7 +128,6 @@ class Store(Protocol):
         where: Filter | None,
         exact: bool | None,
         depth: int | None = None,
-        with_terms: bool = False,
     ) -> list[Ranking]:
         """Return the k best passages of each query: score descending, passage id ascending where scores are equal.
 
@@ -141,7 +141,23 @@ class Store(Protocol):
             where: condition on the metadata.
             exact: True compares with every passage, False may approximate, None lets the store choose.
             depth: candidates that an approximate "multi" search scores; None lets the store choose.
-            with_terms: an approximate dense search also compares the k passages that "sparse" ranks first.
+        """
+        ...
+
+    def search_both(
+        self,
+        queries: Representations,
+        dense: DenseMode,
+        k: int,
+        *,
+        where: Filter | None,
+        exact: bool | None,
+        depth: int | None = None,
+    ) -> tuple[list[Ranking], list[Ranking]]:
+        """Return the dense and the sparse rankings of each query, asked for together where the engine takes both.
+
+        They are those of `search`, but for approximate dense ones: these also compare the k passages that "sparse"
+        ranks first, so that what the terms find gets its own dense score.
         """
         ...
 

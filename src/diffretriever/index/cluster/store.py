@@ -33,7 +33,7 @@ from diffretriever.index.points.points import (
     recorded_digest,
     to_record,
 )
-from diffretriever.index.store import Fault, Metadata, Record, StoredPassage, StoreMode
+from diffretriever.index.store import DenseMode, Fault, Metadata, Record, StoredPassage, StoreMode
 from diffretriever.representations import Representations
 
 #: Multiply-adds up to which every passage is compared when the caller leaves the choice open, as in the embedded
@@ -180,31 +180,23 @@ class ClusterStore:
         where: Filter | None,
         exact: bool | None,
         depth: int | None = None,
-        with_terms: bool = False,
     ) -> list[Ranking]:
         """Return the k best passages of each query; dense searches of many passages approximate by default."""
-        condition = None if where is None else cluster_filter(where)
-        choices = [mode == "sparse" or self._is_exact(queries, i, mode, exact) for i in range(len(queries))]
-        if mode == "sparse":
-            asks = [_sparse_ask(queries, i, condition) for i in range(len(queries))]
-        else:
-            storage = self._manifest.storage.precision
-            wanted = depth or max(CANDIDATES, CANDIDATES_PER_HIT * k)
-            by_terms = [_sparse_ask(queries, i, condition) if with_terms else None for i in range(len(queries))]
-            besides = [[] if ask is None else [_prefetch(ask(k))] for ask in by_terms]
-            asks = [
-                _dense_ask(queries, i, mode, condition, choices[i], storage, wanted, besides[i])
-                for i in range(len(queries))
-            ]
-        found = self._past_ties(k, asks)
-        names = self._names_of([point for points in found for point in points])
-        floor = 0.0 if mode == "sparse" else None
-        rankings = []
-        for points, choice in zip(found, choices, strict=True):
-            kept = [point for point in points if mode != "sparse" or point.score > 0]
-            ids, scores = [names[str(point.id)] for point in kept], [point.score for point in kept]
-            rankings.append(Ranking.sort(ids, scores, k=k, exact=choice, floor=floor))
-        return rankings
+        return self._search(queries, (mode,), k, where=where, exact=exact, depth=depth)[0]
+
+    def search_both(
+        self,
+        queries: Representations,
+        dense: DenseMode,
+        k: int,
+        *,
+        where: Filter | None,
+        exact: bool | None,
+        depth: int | None = None,
+    ) -> tuple[list[Ranking], list[Ranking]]:
+        """Return the dense and the sparse rankings of each query; those of 16 queries are one request to the server."""
+        found = self._search(queries, (dense, "sparse"), k, where=where, exact=exact, depth=depth)
+        return found[0], found[1]
 
     def approximates(self, mode: StoreMode, query_slots: int) -> bool:
         """Return whether a search is approximate by default, beyond some work per query."""
@@ -273,6 +265,42 @@ class ClusterStore:
         for record in self._retrieve(unknown, _RETRIEVE, payload=["id"]):
             self._names[str(record.id)] = payload_of(record)["id"]
         return self._names
+
+    def _search(
+        self,
+        queries: Representations,
+        modes: tuple[StoreMode, ...],
+        k: int,
+        *,
+        where: Filter | None,
+        exact: bool | None,
+        depth: int | None,
+    ) -> list[list[Ranking]]:
+        """Return the rankings of each query for each mode; those of one query are asked for in one request."""
+        condition = None if where is None else cluster_filter(where)
+        wanted = depth or max(CANDIDATES, CANDIDATES_PER_HIT * k)
+        asks: list[_Ask | None] = []
+        choices: list[bool] = []
+        for i in range(len(queries)):
+            by_terms = _sparse_ask(queries, i, condition) if "sparse" in modes else None
+            for mode in modes:
+                choices.append(mode == "sparse" or self._is_exact(queries, i, mode, exact))
+                if mode == "sparse":
+                    asks.append(by_terms)
+                    continue
+                besides = [] if by_terms is None else [_prefetch(by_terms(k))]
+                storage = self._manifest.storage.precision
+                asks.append(_dense_ask(queries, i, mode, condition, choices[-1], storage, wanted, besides))
+        found = self._past_ties(k, asks)
+        names = self._names_of([point for points in found for point in points])
+        rankings: list[list[Ranking]] = [[] for _ in modes]
+        for number, (points, choice) in enumerate(zip(found, choices, strict=True)):
+            mode = modes[number % len(modes)]
+            kept = [point for point in points if mode != "sparse" or point.score > 0]
+            ids, scores = [names[str(point.id)] for point in kept], [point.score for point in kept]
+            floor = 0.0 if mode == "sparse" else None
+            rankings[number % len(modes)].append(Ranking.sort(ids, scores, k=k, exact=choice, floor=floor))
+        return rankings
 
     def _is_exact(self, queries: Representations, i: int, mode: StoreMode, exact: bool | None) -> bool:
         return exact if exact is not None else not self.approximates(mode, len(queries.vectors(i)))

@@ -35,7 +35,7 @@ from diffretriever.index.points.points import (
     to_record,
 )
 from diffretriever.index.stats import disk_bytes
-from diffretriever.index.store import Fault, Metadata, Record, StoredPassage, StoreMode
+from diffretriever.index.store import DenseMode, Fault, Metadata, Record, StoredPassage, StoreMode
 from diffretriever.representations import Representations
 
 #: Multiply-adds up to which every passage is compared when the caller leaves the choice open: about 0.1 s of one
@@ -157,25 +157,23 @@ class EdgeStore:
         where: Filter | None,
         exact: bool | None,
         depth: int | None = None,
-        with_terms: bool = False,
     ) -> list[Ranking]:
         """Return the k best passages of each query; dense searches of many passages approximate by default."""
-        condition = None if where is None else edge_filter(where)
-        choices = [mode == "sparse" or self._is_exact(queries, i, mode, exact) for i in range(len(queries))]
-        candidates = self._candidates(k, depth, with_terms=with_terms)
-        rankings = []
-        for start in range(0, len(queries), _QUERIES):
-            group = range(start, min(start + _QUERIES, len(queries)))
-            if mode == "sparse":
-                asks = [sparse_ask(queries, i, condition) for i in group]
-            else:
-                dense_ask = single_ask if mode == "single" else multi_ask
-                asks = [dense_ask(queries, i, condition, exact=choices[i], candidates=candidates) for i in group]
-            for i, points in zip(group, self._past_ties(k, asks), strict=True):
-                kept = [p for p in points if p.score > 0] if mode == "sparse" else points
-                floor = 0.0 if mode == "sparse" else None
-                rankings.append(self._ranking(kept, k, exact=choices[i], floor=floor))
-        return rankings
+        return self._search(queries, (mode,), k, where=where, exact=exact, depth=depth)[0]
+
+    def search_both(
+        self,
+        queries: Representations,
+        dense: DenseMode,
+        k: int,
+        *,
+        where: Filter | None,
+        exact: bool | None,
+        depth: int | None = None,
+    ) -> tuple[list[Ranking], list[Ranking]]:
+        """Return the dense and the sparse rankings of each query, from one request to the engine."""
+        found = self._search(queries, (dense, "sparse"), k, where=where, exact=exact, depth=depth)
+        return found[0], found[1]
 
     def approximates(self, mode: StoreMode, query_slots: int) -> bool:
         """Return whether a search is approximate by default: where codes are, and beyond some work per query."""
@@ -221,6 +219,33 @@ class EdgeStore:
         wanted: list[int | UUID | str] = list(dict.fromkeys(points))
         records: list[qe.Record] = self._engine.ask("read", lambda shard: shard.retrieve(wanted, payload, vectors))
         return records
+
+    def _search(
+        self,
+        queries: Representations,
+        modes: tuple[StoreMode, ...],
+        k: int,
+        *,
+        where: Filter | None,
+        exact: bool | None,
+        depth: int | None,
+    ) -> list[list[Ranking]]:
+        """Return the rankings of each query for each mode; those of some queries in all modes are one request."""
+        condition = None if where is None else edge_filter(where)
+        candidates = self._candidates(k, depth, with_terms=modes[1:] == ("sparse",))
+        rankings: list[list[Ranking]] = [[] for _ in modes]
+        for start in range(0, len(queries), _QUERIES):
+            wanted = [(m, i) for m in range(len(modes)) for i in range(start, min(start + _QUERIES, len(queries)))]
+            choices = [modes[m] == "sparse" or self._is_exact(queries, i, modes[m], exact) for m, i in wanted]
+            asks = [
+                _ask(queries, i, modes[m], condition, choice, candidates)
+                for (m, i), choice in zip(wanted, choices, strict=True)
+            ]
+            for (m, _), choice, points in zip(wanted, choices, self._past_ties(k, asks), strict=True):
+                kept = [p for p in points if p.score > 0] if modes[m] == "sparse" else points
+                floor = 0.0 if modes[m] == "sparse" else None
+                rankings[m].append(self._ranking(kept, k, exact=choice, floor=floor))
+        return rankings
 
     def _is_exact(self, queries: Representations, i: int, mode: StoreMode, exact: bool | None) -> bool:
         return exact if exact is not None else not self.approximates(mode, len(queries.vectors(i)))
@@ -271,3 +296,12 @@ class EdgeStore:
             for record in self._retrieve(unknown, ["id"]):
                 self._names[cast(UUID, record.id).int] = id_of(payload_of(record), record.id)
         return [self._names[n] for n in numbers]
+
+
+def _ask(
+    queries: Representations, i: int, mode: StoreMode, condition: qe.Filter | None, exact: bool, candidates: Candidates
+) -> Ask:
+    if mode == "sparse":
+        return sparse_ask(queries, i, condition)
+    dense_ask = single_ask if mode == "single" else multi_ask
+    return dense_ask(queries, i, condition, exact=exact, candidates=candidates)

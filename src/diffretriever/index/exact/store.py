@@ -29,7 +29,7 @@ from diffretriever.index.exact.segment import (
 from diffretriever.index.filters import Filter
 from diffretriever.index.folder.copying import copy_file, copy_folder
 from diffretriever.index.manifest import Manifest, sync_folder
-from diffretriever.index.store import Fault, Metadata, Record, StoredPassage, StoreMode
+from diffretriever.index.store import DenseMode, Fault, Metadata, Record, StoredPassage, StoreMode
 from diffretriever.representations import Representations
 
 #: Above so many segments the small ones are merged.
@@ -168,13 +168,26 @@ class ExactStore:
         where: Filter | None,
         exact: bool | None,
         depth: int | None = None,
-        with_terms: bool = False,
     ) -> list[Ranking]:
         """Return the k best passages of each query; always exact, whatever the options say."""
         found: list[Ranking] = []
         for start in range(0, len(queries), _QUERY_BLOCK):
             found += search_parts(self._parts, queries.select(slice(start, start + _QUERY_BLOCK)), mode, k, where)
         return found
+
+    def search_both(
+        self,
+        queries: Representations,
+        dense: DenseMode,
+        k: int,
+        *,
+        where: Filter | None,
+        exact: bool | None,
+        depth: int | None = None,
+    ) -> tuple[list[Ranking], list[Ranking]]:
+        """Return the dense and the sparse rankings of each query."""
+        found = [self.search(queries, mode, k, where=where, exact=exact) for mode in (dense, "sparse")]
+        return found[0], found[1]
 
     def approximates(self, mode: StoreMode, query_slots: int) -> bool:
         """Return False: every passage is compared."""
