@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from diffretriever.sequences import Frame, batches_by_length, collate
 
-FRAME = Frame("query", prefix=(1, 2), suffix=(3,), tail=(8, 9), mask_id=7, slots=3, text_room=4)
+FRAME = Frame("query", prefix=(1, 2), suffix=(3,), tail=(8, 9), mask_id=7, slots=3, text_room=4, spread=False)
 
 
 def test_order_of_the_parts() -> None:

@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from diffretriever.backbones.lora import adapter_settings, is_adapter
+from diffretriever.conventions import SlotPositions
 from diffretriever.errors import CheckpointError
 from diffretriever.json_files import read_json_object
 
@@ -58,6 +59,8 @@ class RetrieverSettings:
         protocol: name of the conventions.
         tuned: whether the model was tuned for retrieval; untuned ones stop early at special tokens.
         system: the system it was tuned as; None for the usual one of its backbone.
+        slot_positions: "after" the text, where the masked positions stand (None, too), or "spread" over it: see
+            `Frame.spread`.
         expected_ids: prefix and suffix ids per side that a checkpoint of the paper's code records, to be checked.
     """
 
@@ -71,6 +74,7 @@ class RetrieverSettings:
     protocol: str = "default"
     tuned: bool = False
     system: str | None = None
+    slot_positions: SlotPositions | None = None
     expected_ids: tuple[tuple[int, ...], ...] | None = None
 
     @classmethod
@@ -96,6 +100,10 @@ class RetrieverSettings:
         known = set(cls.__dataclass_fields__) - {"expected_ids"}
         if unknown := sorted(set(raw) - known):
             raise CheckpointError(f"{path}: unknown setting {unknown[0]!r}; known are {', '.join(sorted(known))}")
+        if raw.get("slot_positions") not in (None, *get_args(SlotPositions)):
+            raise CheckpointError(
+                f"{path}: slot_positions is {raw['slot_positions']!r}, not one of {', '.join(get_args(SlotPositions))}"
+            )
         return cls(**raw)
 
     def save(self, folder: Path) -> None:

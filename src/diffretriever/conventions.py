@@ -9,6 +9,7 @@ from diffretriever.errors import InputError
 
 Readout = Literal["slot", "aligned"]
 Side = Literal["query", "passage"]
+SlotPositions = Literal["after", "spread"]
 System = Literal["diffretriever", "diffembed", "repllama", "promptreps"]
 
 

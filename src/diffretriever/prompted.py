@@ -80,7 +80,7 @@ class PromptedEncoder(TextEncoder, ABC):
             model=self._name,
             fingerprint=self.backbone.fingerprint,
             prompt=self.prompt.name,
-            prompt_hash=self.prompt.digest(self.chat, query_slots, passage_slots),
+            prompt_hash=self.prompt.digest(self.chat, query_slots, passage_slots, s.slot_positions or "after"),
             protocol=s.protocol,
             readout=s.readout,
             query_slots=query_slots,

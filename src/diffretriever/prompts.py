@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple, cast
 
-from diffretriever.conventions import Side
+from diffretriever.conventions import Side, SlotPositions
 from diffretriever.errors import PromptError
 
 _NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -164,12 +164,13 @@ class Prompt:
             suffix=after + turn_end + template.assistant,
         )
 
-    def digest(self, chat: Chat, query_slots: int, passage_slots: int) -> str:
-        """Return a stable hash of everything the model sees around the texts of both sides."""
+    def digest(self, chat: Chat, query_slots: int, passage_slots: int, slot_positions: SlotPositions = "after") -> str:
+        """Return a stable hash of everything the model sees around the texts of both sides, and where."""
         seen = [
             self.affixes("query", chat, query_slots),
             self.affixes("passage", chat, passage_slots),
             [t.replace("{end_of_turn}", chat.end_of_turn) for t in self.tail],
+            *([] if slot_positions == "after" else [slot_positions]),
         ]
         return hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:16]
 

@@ -63,7 +63,10 @@ class DiffRetriever(PromptedEncoder):
         prompt = Prompt.choose(settings.prompt, spec.prompt, query_slots, passage_slots)
 
         def frame(side: Side, slots: int, max_length: int) -> Frame:
-            return build_frame(side, prompt, chat, backbone.tokenizer, backbone.special, protocol, slots, max_length)
+            special, spread = backbone.special, settings.slot_positions == "spread"
+            return build_frame(
+                side, prompt, chat, backbone.tokenizer, special, protocol, slots, max_length, spread=spread
+            )
 
         super().__init__(
             backbone,

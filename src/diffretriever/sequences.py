@@ -22,10 +22,12 @@ class MaskedSequence(NamedTuple):
     Attributes:
         ids: token ids of the whole sequence.
         first_slot: position of the first masked position; the others follow it without a gap.
+        slot_positions: positions that the model is told of the masked positions; None for where they stand.
     """
 
     ids: tuple[int, ...]
     first_slot: int
+    slot_positions: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class Frame:
         mask_id: id of the mask token.
         slots: K, number of masked positions.
         text_room: how many tokens a text may have; the rest of it is cut off.
+        spread: whether the model is told that masked position k stands in the middle of the k-th of K equal parts of
+            the text, instead of after it, so that each looks at a part of its own.
     """
 
     side: Side
@@ -49,11 +53,17 @@ class Frame:
     mask_id: int
     slots: int
     text_room: int
+    spread: bool
 
     def wrap(self, text_ids: Sequence[int]) -> MaskedSequence:
         """Return the sequence of one tokenised text."""
-        before = (*self.prefix, *text_ids[: self.text_room], *self.suffix)
-        return MaskedSequence((*before, *([self.mask_id] * self.slots), *self.tail), len(before))
+        text = text_ids[: self.text_room]
+        before = (*self.prefix, *text, *self.suffix)
+        ids = (*before, *([self.mask_id] * self.slots), *self.tail)
+        if not self.spread:
+            return MaskedSequence(ids, len(before))
+        middles = ((2 * k + 1) * len(text) // (2 * self.slots) for k in range(self.slots))
+        return MaskedSequence(ids, len(before), tuple(len(self.prefix) + m for m in middles))
 
 
 @dataclass(frozen=True)
@@ -74,6 +84,8 @@ def build_frame(
     protocol: Protocol,
     slots: int,
     max_length: int,
+    *,
+    spread: bool = False,
 ) -> Frame:
     """Return the frame of one side.
 
@@ -96,7 +108,7 @@ def build_frame(
             f"max_length {max_length} leaves no room for {side} text: prompt {prompt.name!r} with {slots} masked "
             f"positions takes {overhead} tokens; raise it to at least {overhead + 1}"
         )
-    return Frame(side, tuple(prefix), tuple(suffix), tail, special.mask, slots, max_length - overhead)
+    return Frame(side, tuple(prefix), tuple(suffix), tail, special.mask, slots, max_length - overhead, spread)
 
 
 def _tail_id(token: str, chat: Chat, tokenizer: Tokenizer, special: SpecialIds) -> int:
@@ -121,17 +133,20 @@ class Batch:
         mask: [B, L] True where a token is real.
         slots: [B, K] positions of the masked positions.
         lengths: number of real tokens of each sequence, known without asking a device.
+        positions: [B, L] positions that the model is told; None for 0, 1, 2 ...
     """
 
     ids: torch.Tensor
     mask: torch.Tensor
     slots: torch.Tensor
     lengths: tuple[int, ...]
+    positions: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on a device."""
         ids, mask, slots = (t.to(device, non_blocking=True) for t in (self.ids, self.mask, self.slots))
-        return Batch(ids, mask, slots, self.lengths)
+        positions = None if self.positions is None else self.positions.to(device, non_blocking=True)
+        return Batch(ids, mask, slots, self.lengths, positions)
 
 
 def collate(sequences: Sequence[MaskedSequence], slots: int, pad_id: int) -> Batch:
@@ -142,11 +157,18 @@ def collate(sequences: Sequence[MaskedSequence], slots: int, pad_id: int) -> Bat
     for row, sequence in enumerate(sequences):
         ids[row, : len(sequence.ids)] = torch.tensor(sequence.ids)
     first = torch.tensor([s.first_slot for s in sequences])
+    positions = None
+    if any(s.slot_positions is not None for s in sequences):
+        positions = torch.arange(longest).repeat(len(sequences), 1)
+        for row, s in zip(positions, sequences, strict=True):
+            if s.slot_positions is not None:
+                row[s.first_slot : s.first_slot + len(s.slot_positions)] = torch.tensor(s.slot_positions)
     return Batch(
         ids=ids,
         mask=torch.arange(longest)[None, :] < torch.tensor(lengths)[:, None],
         slots=first[:, None] + torch.arange(slots)[None, :],
         lengths=lengths,
+        positions=positions,
     )
 
 

@@ -24,12 +24,14 @@ class _Places(NamedTuple):
 
     Attributes:
         rows: [T] row of each token.
-        positions: [T] its position in the row.
+        columns: [T] where it stands in the row.
+        positions: [T] where the model is told it stands.
         starts: [B] place of each sequence's first token among the T.
         lengths: tokens of each sequence.
     """
 
     rows: torch.Tensor
+    columns: torch.Tensor
     positions: torch.Tensor
     starts: torch.Tensor
     lengths: tuple[int, ...]
@@ -116,20 +118,23 @@ class Backbone(nn.Module):
         """Whether sequences of a batch go through without padding."""
         return str(self.model.config._attn_implementation) == IMPLEMENTATION  # type: ignore[union-attr]
 
-    def hidden_states(self, ids: torch.Tensor, mask: torch.Tensor, *, padded: bool = False) -> torch.Tensor:
+    def hidden_states(
+        self, ids: torch.Tensor, mask: torch.Tensor, *, positions: torch.Tensor | None = None, padded: bool = False
+    ) -> torch.Tensor:
         """Return the last hidden states after the final norm, [B, L, D]; without meaning where `mask` is False.
 
         Args:
             ids: [B, L] token ids.
             mask: [B, L] True where a token is real: padding is on the right.
+            positions: [B, L] of the tokens; 0, 1, 2 ... by default.
             padded: whether padding goes through the model, also where the model could do without.
         """
         mask = mask.to(ids.device)
         if padded or not self.packs:
-            return self._padded(self._embedding(ids), mask)
-        place = _places(tuple(mask.sum(1).tolist()), ids.device)
-        hidden = self._packed(self._embedding(ids[place.rows, place.positions]), place, None)
-        return hidden.new_zeros((*ids.shape, hidden.shape[-1])).index_put((place.rows, place.positions), hidden)
+            return self._padded(self._embedding(ids), mask, positions)
+        place = _places(tuple(mask.sum(1).tolist()), ids.device, positions)
+        hidden = self._packed(self._embedding(ids[place.rows, place.columns]), place, None)
+        return hidden.new_zeros((*ids.shape, hidden.shape[-1])).index_put((place.rows, place.columns), hidden)
 
     def hidden_at(self, batch: Batch, slot_embeddings: torch.Tensor | None = None, *, offset: int = 0) -> torch.Tensor:
         """Return the hidden states [B, K, D] at the masked positions, moved by `offset` (-1: the aligned readout).
@@ -141,14 +146,14 @@ class Backbone(nn.Module):
         """
         batch = batch.to(self.device)
         if self.graphs is not None and len(batch.lengths) == 1 and torch.is_inference_mode_enabled():
-            found = self.graphs(batch.ids, batch.slots, slot_embeddings, offset)
+            found = self.graphs(batch.ids, batch.slots, slot_embeddings, batch.positions, offset)
             if found is not None:
                 return found
         wanted = batch.slots + offset
         if not self.packs:
-            return self._padded_at(Inputs(batch.ids, batch.mask, batch.slots, slot_embeddings, offset))
-        place = _places(batch.lengths, self.device)
-        embeddings = self._embedding(batch.ids[place.rows, place.positions])
+            return self._padded_at(Inputs(batch.ids, batch.mask, batch.slots, slot_embeddings, batch.positions, offset))
+        place = _places(batch.lengths, self.device, batch.positions)
+        embeddings = self._embedding(batch.ids[place.rows, place.columns])
         embeddings = _with_slots(embeddings, (place.starts[:, None] + batch.slots,), slot_embeddings)
         return self._packed(embeddings, place, place.starts[:, None] + wanted).view(*wanted.shape, -1)
 
@@ -156,16 +161,17 @@ class Backbone(nn.Module):
         """Return the hidden states [B, K, D] at the slots of padded sequences."""
         rows = torch.arange(len(inputs.ids), device=inputs.ids.device)[:, None]
         embeddings = _with_slots(self._embedding(inputs.ids), (rows, inputs.slots), inputs.added)
-        hidden = self._padded(embeddings, inputs.mask)
+        hidden = self._padded(embeddings, inputs.mask, inputs.positions)
         index = (inputs.slots + inputs.offset)[:, :, None].expand(-1, -1, hidden.shape[-1])
         return hidden.gather(1, index.to(hidden.device))
 
-    def _padded(self, embeddings: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def _padded(self, embeddings: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor:
         """Return the hidden states [B, L, D] of padded sequences, given as input embeddings."""
         implementation = str(self.model.config._attn_implementation)  # type: ignore[union-attr]
         output = self.model.base_model(  # type: ignore[operator]
             inputs_embeds=embeddings,
             attention_mask=attention_mask(self.spec, mask, implementation, self.block_length),
+            **({} if positions is None else {"position_ids": positions}),
         )
         return cast(torch.Tensor, output.last_hidden_state)
 
@@ -200,13 +206,20 @@ class Backbone(nn.Module):
         return torch.cat(blocks, dim=-1) if blocks else x.new_zeros((*x.shape[:2], 0))
 
 
-def _places(lengths: tuple[int, ...], device: torch.device) -> _Places:
-    """Return the places of right-padded tokens; nothing waits for the device."""
+def _places(lengths: tuple[int, ...], device: torch.device, positions: torch.Tensor | None) -> _Places:
+    """Return the places of right-padded tokens; nothing waits for the device.
+
+    Args:
+        lengths: tokens of each sequence.
+        device: where they are wanted.
+        positions: [B, L] that the model is told; None for the columns.
+    """
     total = sum(lengths)
     counts = torch.tensor(lengths).to(device, non_blocking=True)
     rows = torch.repeat_interleave(torch.arange(len(lengths), device=device), counts, output_size=total)
     starts = counts.cumsum(0) - counts
-    return _Places(rows, torch.arange(total, device=device) - starts[rows], starts, lengths)
+    columns = torch.arange(total, device=device) - starts[rows]
+    return _Places(rows, columns, columns if positions is None else positions[rows, columns], starts, lengths)
 
 
 def _with_slots(

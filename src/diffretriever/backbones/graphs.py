@@ -28,13 +28,15 @@ class Inputs(NamedTuple):
         mask: [1, L] True where a token is real.
         slots: [1, K] positions of the masked positions.
         added: [K, D] vectors added to the input embeddings there; None for none.
-        offset: what is added to the positions before reading.
+        positions: [1, L] positions that the model is told; None for 0, 1, 2 ...
+        offset: what is added to the slots before reading.
     """
 
     ids: torch.Tensor
     mask: torch.Tensor
     slots: torch.Tensor
     added: torch.Tensor | None
+    positions: torch.Tensor | None
     offset: int
 
 
@@ -45,6 +47,8 @@ class Replay(NamedTuple):
     run: Callable[[], None]
 
 
+#: Bucket, number of slots, offset, whether vectors are added, whether positions are told.
+_Key = tuple[int, int, int, bool, bool]
 Recorder = Callable[[Callable[[], torch.Tensor]], Replay]
 
 
@@ -61,10 +65,15 @@ class SequenceGraphs:
         self._forward = forward
         self._pad_id = pad_id
         self._record = record or record_cuda
-        self._graphs: OrderedDict[tuple[int, int, int, bool], tuple[Inputs, Replay]] = OrderedDict()
+        self._graphs: OrderedDict[_Key, tuple[Inputs, Replay]] = OrderedDict()
 
     def __call__(
-        self, ids: torch.Tensor, slots: torch.Tensor, added: torch.Tensor | None, offset: int
+        self,
+        ids: torch.Tensor,
+        slots: torch.Tensor,
+        added: torch.Tensor | None,
+        positions: torch.Tensor | None,
+        offset: int,
     ) -> torch.Tensor | None:
         """Return the hidden states [1, K, D] at the slots; None for a sequence longer than every bucket.
 
@@ -72,15 +81,16 @@ class SequenceGraphs:
             ids: [1, L] token ids, none of them padding.
             slots: [1, K] positions of the masked positions.
             added: [K, D] vectors added to the input embeddings there, or None.
-            offset: added to the positions before reading.
+            positions: [1, L] positions that the model is told, or None.
+            offset: added to the slots before reading.
         """
         length = ids.shape[1]
         bucket = next((b for b in BUCKETS if b >= length), None)
         if bucket is None:
             return None
-        key = (bucket, slots.shape[1], offset, added is not None)
+        key = (bucket, slots.shape[1], offset, added is not None, positions is not None)
         if key not in self._graphs:
-            self._graphs[key] = self._recorded(bucket, slots, added, offset)
+            self._graphs[key] = self._recorded(bucket, slots, added, positions, offset)
         self._graphs.move_to_end(key)
         inputs, replay = self._graphs[key]
         inputs.ids.fill_(self._pad_id)[:, :length].copy_(ids, non_blocking=True)
@@ -88,17 +98,25 @@ class SequenceGraphs:
         inputs.slots.copy_(slots, non_blocking=True)
         if inputs.added is not None and added is not None:
             inputs.added.copy_(added, non_blocking=True)
+        if inputs.positions is not None and positions is not None:
+            inputs.positions[:, :length].copy_(positions, non_blocking=True)
         replay.run()
         return replay.output.clone()
 
     def _recorded(
-        self, bucket: int, slots: torch.Tensor, added: torch.Tensor | None, offset: int
+        self,
+        bucket: int,
+        slots: torch.Tensor,
+        added: torch.Tensor | None,
+        positions: torch.Tensor | None,
+        offset: int,
     ) -> tuple[Inputs, Replay]:
         while len(self._graphs) >= _MOST_GRAPHS:
             self._graphs.popitem(last=False)
         ids = torch.full((1, bucket), self._pad_id, device=slots.device)
         mask = torch.ones(1, bucket, dtype=torch.bool, device=slots.device)
-        inputs = Inputs(ids, mask, slots.clone(), None if added is None else added.clone(), offset)
+        told = None if positions is None else torch.arange(bucket, device=slots.device)[None]
+        inputs = Inputs(ids, mask, slots.clone(), None if added is None else added.clone(), told, offset)
         return inputs, self._record(lambda: self._forward(inputs))
 
 

@@ -38,4 +38,4 @@ def text_frame(side: Side, prefix: Sequence[int], suffix: Sequence[int], blank: 
             f"max_length {max_length} leaves no room for {side} text: the tokens around it are {overhead}; raise it to "
             f"at least {overhead + 1}"
         )
-    return TextFrame(side, tuple(prefix), tuple(suffix), (), -1, 1, max_length - overhead, blank)
+    return TextFrame(side, tuple(prefix), tuple(suffix), (), -1, 1, max_length - overhead, False, blank)

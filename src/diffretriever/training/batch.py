@@ -22,6 +22,7 @@ class LocalLosses(NamedTuple):
     Attributes:
         vectors: distance from the teacher's vector.
         parts: distance from the teacher's vectors of the parts of a text.
+        part_scores: divergence from the teacher's likeness of these parts.
         words: cross entropy of the words that slots should say.
         terms: distance from lexical term weights.
         diversity: cosine between different slots.
@@ -30,6 +31,7 @@ class LocalLosses(NamedTuple):
 
     vectors: float = 0.0
     parts: float = 0.0
+    part_scores: float = 0.0
     words: float = 0.0
     terms: float = 0.0
     diversity: float = 0.0
@@ -71,6 +73,7 @@ class Chunk:
         teacher: [B, D'] the teacher's vectors; None for no target.
         aligned: whether the texts' mean slots should be those vectors.
         parts: [B, K, D] the teacher's vectors of the parts of a text; None for no target.
+        part_temperature: by which slots are compared with them.
         diversity: whether slots should differ.
         noised: corrupted copies of the texts; None for none.
     """
@@ -86,6 +89,7 @@ class Chunk:
     teacher: Tensor | None = None
     aligned: bool = False
     parts: Tensor | None = None
+    part_temperature: float = 1.0
     diversity: bool = False
     noised: Noised | None = None
 

@@ -100,6 +100,7 @@ class BatchBuilder:
             offset=offset,
             matched=matched and loss.words_by == "salience",
             aligned=bool(loss.vectors),
+            part_temperature=loss.score_temperature,
             diversity=bool(loss.diversity) and frame.slots > 1,
             noised=noised,
         )
@@ -110,6 +111,7 @@ class BatchBuilder:
         return LocalLosses(
             vectors=texts if self._loss.vectors else 0,
             parts=texts if self._loss.parts else 0,
+            part_scores=texts if self._loss.part_scores else 0,
             words=sum(int((c.words != -100).sum()) for c in own if c.words is not None),
             terms=sum(int((c.content >= 0).sum()) for c in own if c.content is not None and c.weights is not None),
             diversity=texts,
@@ -167,7 +169,7 @@ def _noised(
             tokens.append(ids[position])
             factors.append(1 / (t * max(1, len(text.ids))))
             ids[position] = mask_id
-        copies.append(MaskedSequence(tuple(ids), sequence.first_slot))
+        copies.append(sequence._replace(ids=tuple(ids)))
     return Noised(
         collate(copies, 0, pad),
         torch.tensor(rows, dtype=torch.long),

@@ -93,6 +93,22 @@ def part_alignment(slots: Tensor, teacher: Tensor) -> Tensor:
     return (1.0 - F.cosine_similarity(slots, teacher, dim=2)).mean(dim=1).sum()
 
 
+def part_distillation(slots: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Return the sum over texts of KL(teacher || student), mean over k, of how like slot k is to each of the parts.
+
+    Slots that all say the whole text are near every part, and `part_alignment` is content with that for long; this
+    asks slot k which part is its own. The teacher's part k is like its neighbours, too, and in a short text equal.
+
+    Args:
+        slots: [N, K, D] unit vectors.
+        teacher: [N, K, D] the teacher's unit vectors of the parts.
+        temperature: the cosines are divided by it.
+    """
+    wanted = F.log_softmax(teacher @ teacher.transpose(1, 2) / temperature, dim=2)
+    found = F.log_softmax(slots @ teacher.transpose(1, 2) / temperature, dim=2)
+    return F.kl_div(found, wanted, reduction="sum", log_target=True) / slots.shape[1]
+
+
 def part_shares(lengths: Tensor, parts: int, width: int) -> Tensor:
     """Return how much of each token belongs to each of the equal parts of texts, [N, parts, width]; rows add up to 1.
 

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from diffretriever.checkpoint import RetrieverSettings
-from diffretriever.conventions import System
+from diffretriever.conventions import SlotPositions, System
 from diffretriever.errors import InputError
 from diffretriever.training.checks import at_least, one_of, share
 
-SlotStart = Literal["auto", "random", "cls"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 Attention = Literal["auto", "eager", "sdpa", "flash_attention_2", "packed"]
 
@@ -56,7 +55,10 @@ class ModelSettings:
         max_passage_length: longest passage sequence of the finished model, in tokens.
         slot_embeddings: whether a learned vector per slot and side is added to the masked positions' inputs.
         slot_start: what these vectors are at first: those of the base if it has any, else random ("auto"), "random",
-            or "cls": embedding of [CLS] minus that of [MASK], so that every slot starts as a [CLS] token.
+            or an item of the vocabulary: its embedding minus that of the mask, so that every slot starts as that token.
+            Function words ("of") do well in encoders, whose tokens gather what stands around them; the vectors then
+            learn at `optimisation.learning_rate`, not at the head's rate.
+        slot_positions: "after" the text or "spread" over it, as `Frame.spread` says; that of the base by default.
         slot_noise: standard deviation of the random part.
         lora: low-rank adaptation; None trains all weights.
         dtype: dtype of the weights that are trained; "auto" is fp32, and bf16 under LoRA with `optimisation.bf16`.
@@ -76,7 +78,8 @@ class ModelSettings:
     max_query_length: int = 512
     max_passage_length: int = 512
     slot_embeddings: bool = False
-    slot_start: SlotStart = "auto"
+    slot_start: str = "auto"
+    slot_positions: SlotPositions | None = None
     slot_noise: float = 0.05
     lora: LoraSettings | None = None
     dtype: DType = "auto"
@@ -86,13 +89,19 @@ class ModelSettings:
     def __post_init__(self) -> None:
         one_of(
             system=(self.system, get_args(System)),
-            slot_start=(self.slot_start, get_args(SlotStart)),
             dtype=(self.dtype, get_args(DType)),
             attention=(self.attention, get_args(Attention)),
         )
         share(dropout=self.dropout)
+        if self.slot_positions is not None:
+            one_of(slot_positions=(self.slot_positions, get_args(SlotPositions)))
         if self.slot_embeddings and self.system != "diffretriever":
             raise InputError(f"model.slot_embeddings is on; {self.system} has no masked positions, set it to false")
+
+    @property
+    def slots_start_as_a_token(self) -> bool:
+        """Whether slot embeddings start as an item of the vocabulary."""
+        return self.slot_embeddings and self.slot_start not in ("auto", "random")
 
     def checkpoint_settings(self) -> RetrieverSettings:
         """Return what the finished checkpoint records beside its weights."""
@@ -106,4 +115,5 @@ class ModelSettings:
             protocol=self.protocol,
             tuned=True,
             system=self.system,
+            slot_positions=self.slot_positions,
         )

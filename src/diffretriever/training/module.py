@@ -23,8 +23,8 @@ from diffretriever.training.model_settings import ModelSettings
 _OTHERS: dict[str, type[DiffEmbed] | type[RepLLaMA] | type[PromptReps]] = {
     cls.system: cls for cls in (DiffEmbed, RepLLaMA, PromptReps)
 }
-#: Parts of parameter names that belong to what is learned from nothing.
-NEW_PARTS = ("slot_embeddings", ".predictions.", "lm_head.")
+#: Parts of parameter names that belong to the vocabulary head.
+HEAD_PARTS = (".predictions.", "lm_head.")
 
 
 class Outputs(NamedTuple):
@@ -33,7 +33,7 @@ class Outputs(NamedTuple):
     Attributes:
         dense: [B, K, D] unit vectors, fp32.
         weights: [B, R] term weights of the texts' own content ids; empty for a chunk without content ids.
-        local: [6] sums of the local losses, in the order of `LocalLosses`.
+        local: [7] sums of the local losses, in the order of `LocalLosses`.
     """
 
     dense: Tensor
@@ -72,7 +72,7 @@ class RetrieverModule(nn.Module):
         hidden = self.encoder.read(chunk.batch, chunk.side, 0).hidden
         dense = F.normalize(hidden.float(), dim=-1)
         none = dense.sum() * 0.0
-        vectors = parts = words = terms = diversity = denoising = none
+        vectors = parts = part_scores = words = terms = diversity = denoising = none
         weights = none.expand(len(dense), 0)
         if chunk.content is not None:
             logits = self.backbone.logits_of_rows(hidden, chunk.content).float()
@@ -86,11 +86,13 @@ class RetrieverModule(nn.Module):
             vectors = losses.vector_alignment(dense, chunk.teacher)
         if chunk.parts is not None:
             parts = losses.part_alignment(dense, chunk.parts)
+            part_scores = losses.part_distillation(dense, chunk.parts, chunk.part_temperature)
         if chunk.diversity:
             diversity = losses.slot_cosine(dense)
         if chunk.noised is not None:
             denoising = self._denoising_loss(chunk)
-        return Outputs(dense, weights, torch.stack([vectors, parts, words, terms, diversity, denoising]).float())
+        local = [vectors, parts, part_scores, words, terms, diversity, denoising]
+        return Outputs(dense, weights, torch.stack(local).float())
 
     def _word_loss(self, hidden: Tensor, chunk: Chunk) -> Tensor:
         """Return the summed cross entropy of the words that slots [B, K, D] should say."""
@@ -109,7 +111,8 @@ class RetrieverModule(nn.Module):
         noised = chunk.noised
         if noised is None:
             raise ValueError("a chunk without corrupted texts")
-        hidden = self.backbone.hidden_states(noised.batch.ids, noised.batch.mask)
+        batch = noised.batch
+        hidden = self.backbone.hidden_states(batch.ids, batch.mask, positions=batch.positions)
         logits = self.backbone.logits(hidden[noised.rows, noised.positions]).float()
         return losses.denoising(logits, noised.tokens, noised.factors)
 
@@ -153,17 +156,20 @@ def _first_slot_embeddings(
         if known.shape[1] < slots:
             raise CheckpointError(
                 f"the base has learned {known.shape[1]} slots and the recipe asks for {slots}; ask for fewer, or set "
-                "model.slot_start to random or cls"
+                "model.slot_start to random or a word"
             )
         return known.to(encoder.backbone.device)
     if not settings.slot_embeddings:
         return None
     generator = torch.Generator().manual_seed(seed)
     noise = settings.slot_noise * torch.randn(2, slots, encoder.dim, generator=generator)
-    if settings.slot_start == "cls":
-        first = encoder.backbone.tokenizer.id_of("[CLS]")
+    if settings.slots_start_as_a_token:
+        first = encoder.backbone.tokenizer.id_of(settings.slot_start)
         if first is None:
-            raise CheckpointError("model.slot_start is cls, but the vocabulary has no [CLS]; choose random")
+            raise CheckpointError(
+                f"model.slot_start is {settings.slot_start!r}, which is neither auto nor random nor an item of the "
+                "vocabulary; choose another"
+            )
         weight = encoder.backbone.model.get_input_embeddings().weight.detach()  # type: ignore[operator]
         noise = noise + (weight[first] - weight[encoder.backbone.special.mask]).float().cpu()
     return noise.to(encoder.backbone.device)

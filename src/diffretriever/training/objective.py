@@ -18,7 +18,7 @@ class SideTensors(NamedTuple):
         dense: [N, K, D] unit vectors.
         weights: [N, R] term weights; R = 0 for a system without terms.
         ids: [N, R] their vocabulary ids, padded with -1.
-        teacher: [N, D] the teacher's unit vectors; None without a teacher.
+        teacher: [N, J, D] the teacher's unit vectors, of J parts of a text or of all of it; None without a teacher.
     """
 
     dense: Tensor
@@ -67,7 +67,8 @@ def global_losses(
     if settings.scores:
         if queries.teacher is None or passages.teacher is None:
             raise ValueError("score distillation without the teacher's vectors")
-        kl = losses.score_distillation(scores, queries.teacher @ passages.teacher.T, settings.score_temperature)
+        taught = losses.maxsim(queries.teacher, passages.teacher) / queries.teacher.shape[1]
+        kl = losses.score_distillation(scores, taught, settings.score_temperature)
     return GlobalLosses(dense, sparse, kl)
 
 

@@ -159,7 +159,9 @@ def _teacher(settings: TrainingSettings, device: torch.device, module: Retriever
         settings.teacher,
         device,
         bf16=settings.optimisation.bf16,
-        parts={side: frame.slots for side, frame in module.encoder.frames.items()} if settings.loss.parts else None,
+        parts={side: frame.slots for side, frame in module.encoder.frames.items()}
+        if settings.loss.needs_parts
+        else None,
         part_share=settings.loss.part_share,
     )
     if (settings.loss.vectors or settings.loss.parts) and teacher.dim != module.encoder.dim:

@@ -87,16 +87,18 @@ class LossSettings:
     Attributes:
         dense: InfoNCE over MaxSim / K_q.
         sparse: InfoNCE over term weights.
-        scores: Kullback-Leibler divergence from the teacher's scores.
+        scores: Kullback-Leibler divergence from the teacher's scores; with vectors of parts, from their MaxSim.
         vectors: 1 - cos(mean slot, teacher's vector).
         parts: 1 - cos(slot k, teacher's vector of the k-th of K equal parts of the text); needs a mean-pooling teacher.
+        part_scores: Kullback-Leibler divergence from how like the k-th part is to all parts by the teacher, to how like
+            slot k is to them.
         words: each slot says a salient word of the text; see `words_by`.
         terms: term weights like BM25's.
         diversity: mean cosine between different slots of a text.
         denoising: masked-diffusion loss on the passages' own tokens (Sahoo et al. 2024; Nie et al. 2025).
         temperature: of the dense scores.
         sparse_temperature: of the sparse scores.
-        score_temperature: of the distributions compared by score distillation.
+        score_temperature: of the distributions compared by `scores` and `part_scores`.
         term_scale: size of the lexical weights that the term weights learn from.
         part_share: how much of a part's target is the teacher's vector of the part; the rest is the whole text's.
         words_by: "salience": slot k says the text's k-th most salient word; "part": the most salient of its k-th part.
@@ -113,6 +115,7 @@ class LossSettings:
     scores: float = 0.0
     vectors: float = 0.0
     parts: float = 0.0
+    part_scores: float = 0.0
     words: float = 0.0
     terms: float = 0.0
     diversity: float = 0.0
@@ -139,7 +142,12 @@ class LossSettings:
     @property
     def needs_teacher(self) -> bool:
         """Whether an objective compares with a teacher."""
-        return bool(self.scores or self.vectors or self.parts)
+        return bool(self.scores or self.vectors or self.needs_parts)
+
+    @property
+    def needs_parts(self) -> bool:
+        """Whether an objective compares slots with the teacher's vectors of the parts of a text."""
+        return bool(self.parts or self.part_scores)
 
     @property
     def needs_head(self) -> bool:

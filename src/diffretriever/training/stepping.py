@@ -38,6 +38,7 @@ class StepReport(NamedTuple):
         scores: divergence from the teacher's scores.
         vectors: distance from the teacher's vectors.
         parts: distance from the teacher's vectors of the texts' parts.
+        part_scores: divergence from the teacher's likeness of these parts.
         words: cross entropy of the slots' words.
         terms: distance from lexical term weights.
         diversity: mean cosine between slots, as far as it is a loss.
@@ -51,6 +52,7 @@ class StepReport(NamedTuple):
     scores: float
     vectors: float
     parts: float
+    part_scores: float
     words: float
     terms: float
     diversity: float
@@ -190,6 +192,7 @@ def _factors(counts: Sequence[Sequence[float]], side: int) -> list[float]:
         LocalLosses(
             vectors=half(own.vectors),
             parts=half(own.parts),
+            part_scores=half(own.part_scores),
             words=1 / words if words else 0.0,
             terms=half(own.terms),
             diversity=half(own.diversity),
@@ -216,7 +219,9 @@ def _side(chunks: Sequence[Chunk], outputs: Sequence[Outputs], side: Side) -> Si
     ids = [torch.full(o.weights.shape, -1, device=device) if c.content is None else c.content for c, o in pairs]
     teacher = None
     if pairs[0][0].teacher is not None:
-        teacher = joined([c.teacher for c, _ in pairs if c.teacher is not None])
+        # A text's parts score better than its mean does, so that the student learns their scores where it has them.
+        whole = [c.teacher[:, None] for c, _ in pairs if c.teacher is not None]
+        teacher = joined([c.parts for c, _ in pairs if c.parts is not None] or whole)
     return SideTensors(
         joined([o.dense for _, o in pairs]).requires_grad_(),
         joined([o.weights for _, o in pairs], 0.0).requires_grad_(),

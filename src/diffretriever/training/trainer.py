@@ -17,7 +17,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from diffretriever.training.batch import StepInputs
 from diffretriever.training.building import BatchBuilder
 from diffretriever.training.gathering import World
-from diffretriever.training.module import NEW_PARTS, RetrieverModule
+from diffretriever.training.module import HEAD_PARTS, RetrieverModule
 from diffretriever.training.saving import load_model, save_model
 from diffretriever.training.schedule import Schedule, rate
 from diffretriever.training.settings import TrainingSettings
@@ -142,10 +142,12 @@ class RetrieverTrainer(Trainer):
         if self.optimizer is None:
             wanted = self.settings.optimisation
             head_rate = wanted.head_learning_rate or wanted.learning_rate
+            # Vectors that start as a word of the model move as the model does: faster, they would leave its meaning.
+            new_parts = HEAD_PARTS if self.settings.model.slots_start_as_a_token else (*HEAD_PARTS, "slot_embeddings")
             groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
             for name, parameter in (model or self.module).named_parameters():
                 if parameter.requires_grad:
-                    new = any(part in name for part in NEW_PARTS)
+                    new = any(part in name for part in new_parts)
                     groups.setdefault((new, parameter.dim() > 1 and not new), []).append(parameter)
             self.optimizer = torch.optim.AdamW(
                 [

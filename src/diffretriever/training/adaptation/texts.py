@@ -147,7 +147,8 @@ class PromptSlots:
         limit = min(frame.text_room, _QUERY_TOKENS) if side == "query" else frame.text_room
         prepared = self._preparer.prepare([text], side, limit)[0]
         words = salient_words(prepared.words, self._statistics, frame.slots)
-        ids, first = frame.wrap(prepared.ids)
+        sequence = frame.wrap(prepared.ids)
+        ids, first = sequence.ids, sequence.first_slot
         filled = [*ids[:first], *words, *ids[first + len(words) :]]
         return filled, list(range(first, first + len(words)))
 
