@@ -31,6 +31,7 @@ def test_settings_round_trip(tmp_path: Path) -> None:
         ('{"format": 2}', "newer version"),
         ('{"format": 1, "colour": 1}', "unknown setting 'colour'"),
         ("{", "not JSON"),
+        ('{"slot_positions": "left"}', "slot_positions is 'left', not one of after, spread"),
     ],
 )
 def test_bad_settings(raw: str, message: str, tmp_path: Path) -> None:

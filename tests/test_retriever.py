@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -232,6 +233,20 @@ def test_slots_that_are_learned(tmp_path: Path, inputs: Inputs, model: DiffRetri
     assert loaded.provenance.prompt_hash == learned.provenance.prompt_hash
     with pytest.raises(InputError, match="7 masked positions asked for; this model has learned 6"):
         DiffRetriever.from_pretrained(tmp_path / "saved", passage_slots=7, device="cpu")
+
+
+def test_slots_that_stand_over_the_text(tmp_path: Path, inputs: Inputs, model: DiffRetriever) -> None:
+    spread = DiffRetriever(model.backbone, replace(model.settings, slot_positions="spread"))
+    after, over = model.encode_passages(inputs.passages), spread.encode_passages(inputs.passages)
+    assert not np.allclose(after.dense, over.dense, atol=1e-2)
+    alone = [spread.encode_passages([text]).dense for text in inputs.passages]
+    np.testing.assert_allclose(np.concatenate(alone), over.dense, atol=1e-5)
+    assert spread.provenance.prompt_hash != model.provenance.prompt_hash
+    spread.save_pretrained(tmp_path / "saved")
+    loaded = DiffRetriever.from_pretrained(tmp_path / "saved", device="cpu")
+    assert loaded.settings.slot_positions == "spread"
+    same(over, loaded.encode_passages(inputs.passages))
+    assert loaded.provenance.prompt_hash == spread.provenance.prompt_hash
 
 
 @pytest.mark.parametrize("name", ["tiny-llada", "tiny-llada-lora-k4", "tiny-dream-lora-k4"])

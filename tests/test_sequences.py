@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,6 +24,19 @@ def test_masked_positions_come_from_the_layout_and_not_from_ids() -> None:
     assert batch.slots.tolist() == [[5, 6, 7], [4, 5, 6]]
     assert batch.ids.tolist() == [[1, 2, 7, 7, 3, 7, 7, 7, 8, 9], [1, 2, 5, 3, 7, 7, 7, 8, 9, 0]]
     assert batch.mask.sum(1).tolist() == [10, 9]
+
+
+def test_spread_slots_are_told_the_middles_of_the_parts_of_their_text() -> None:
+    frame = replace(FRAME, text_room=12, spread=True)
+    assert frame.wrap(range(12)).slot_positions == (2 + 2, 2 + 6, 2 + 10)
+    assert frame.wrap(range(99)).slot_positions == frame.wrap(range(12)).slot_positions, "of what is left of the text"
+    assert frame.wrap([5]).slot_positions == (2, 2, 2)
+    assert frame.wrap([]).slot_positions == (2, 2, 2)
+    batch = collate([frame.wrap(range(12)), frame.wrap([5, 5])], slots=3, pad_id=0)
+    assert batch.positions is not None
+    assert batch.positions[0].tolist() == [*range(15), 4, 8, 12, 18, 19]
+    assert batch.positions[1].tolist() == [*range(5), 2, 3, 3, *range(8, 20)]
+    assert collate([FRAME.wrap([5])], slots=3, pad_id=0).positions is None
 
 
 @given(st.lists(st.integers(1, 50), max_size=60), st.integers(1, 200))

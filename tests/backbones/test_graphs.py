@@ -15,14 +15,17 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("name", ["dream", "bert", "qwen2"])
-@pytest.mark.parametrize("offset", [0, -1])
-def test_a_padded_and_repeated_sequence_has_the_same_states(name: str, offset: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("offset", "spread"), [(0, False), (-1, False), (0, True)])
+def test_a_padded_and_repeated_sequence_has_the_same_states(
+    name: str, offset: int, spread: bool, tmp_path: Path
+) -> None:
     backbone = load_backbone(write(name, tmp_path, native_model(name)), device=CPU)
     added = torch.randn(2, 2, backbone.hidden_size, generator=torch.Generator().manual_seed(0))
     sequences = []
     for length, seed in ((20, 0), (31, 1), (20, 2), (60, 3), (BUCKETS[-1] + 1, 4)):
         ids = torch.randint(0, 1999, (length,), generator=torch.Generator().manual_seed(seed))
-        sequences.append(collate([MaskedSequence(tuple(ids.tolist()), length - 5)], 2, 0))
+        told = (length // 3, length // 2) if spread else None
+        sequences.append(collate([MaskedSequence(tuple(ids.tolist()), length - 5, told)], 2, 0))
     with torch.inference_mode():
         want = [backbone.hidden_at(b, a, offset=offset) for b in sequences for a in (None, *added)]
         recorded: list[int] = []

@@ -53,6 +53,22 @@ def test_a_batch_equals_its_sequences_one_by_one(name: str, backbones: dict[str,
             torch.testing.assert_close(together[row], backbone.hidden_at(alone(batch, row))[0], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_positions_that_the_model_is_told_count_on_every_path(name: str, backbones: dict[str, Backbone]) -> None:
+    backbone = backbones[name]
+    plain = batch_of(LENGTHS)
+    told = tuple((n // 4, n // 3, n // 2) for n in LENGTHS)
+    rows = [r[:n] for r, n in zip(plain.ids.tolist(), LENGTHS, strict=True)]
+    batch = collate([MaskedSequence(tuple(r), len(r) - 5, t) for r, t in zip(rows, told, strict=True)], SLOTS, 2001)
+    wanted = batch.slots[:, :, None].expand(-1, -1, backbone.hidden_size)
+    with torch.inference_mode():
+        found = backbone.hidden_at(batch)
+        for padded in (False, True):
+            full = backbone.hidden_states(batch.ids, batch.mask, positions=batch.positions, padded=padded)
+            torch.testing.assert_close(found, full.gather(1, wanted), atol=1e-5, rtol=1e-5)
+        assert (found - backbone.hidden_at(plain)).abs().amax() > 1e-3
+
+
 @pytest.mark.parametrize("name", PACKING)
 def test_a_changed_neighbour_moves_nothing(name: str, backbones: dict[str, Backbone]) -> None:
     backbone, batch = backbones[name], batch_of(LENGTHS)

@@ -132,6 +132,23 @@ def test_slots_are_compared_with_the_parts_in_order():
     assert float(turned) > 0.1
 
 
+def test_a_slot_is_to_be_as_like_the_parts_as_its_own_part_is():
+    g = torch.Generator().manual_seed(0)
+    parts = torch.nn.functional.normalize(torch.randn(2, 4, 8, generator=g), dim=-1)
+    assert float(losses.part_distillation(parts, parts, 0.1)) == pytest.approx(0.0, abs=1e-5)
+    slots = torch.nn.functional.normalize(torch.randn(2, 4, 8, generator=g), dim=-1)
+    expected = 0.0
+    for text in range(2):
+        for k in range(4):
+            wanted = torch.softmax(parts[text] @ parts[text, k] / 0.1, 0)
+            found = torch.softmax(parts[text] @ slots[text, k] / 0.1, 0)
+            expected += float((wanted * (wanted.log() - found.log())).sum()) / 4
+    assert float(losses.part_distillation(slots, parts, 0.1)) == pytest.approx(expected, rel=1e-4)
+    # Equal parts, as a text shorter than the slots has: it does not matter which of them a slot is like.
+    doubled = parts[:, [0, 0, 1, 1]]
+    assert float(losses.part_distillation(doubled[:, [1, 0, 3, 2]], doubled, 0.1)) == pytest.approx(0.0, abs=1e-5)
+
+
 def test_maxsim_of_many_passages_in_blocks_is_that_of_one_block(monkeypatch):
     g = torch.Generator().manual_seed(0)
     q = torch.randn(3, 2, 8, generator=g, requires_grad=True)

@@ -95,9 +95,36 @@ def test_a_run_writes_what_made_it(make_settings, tmp_path):
     assert row["seconds"] > 0
 
 
+def test_slots_that_start_as_a_word_learn_as_slowly_as_the_model(make_trainer):
+    model = {"slot_start": "[CLS]", "slot_noise": 0.0, "slot_positions": "spread"}
+    trainer = make_trainer(model=model)
+    module = trainer.module
+    words, ids = module.backbone.model.get_input_embeddings().weight, module.backbone.tokenizer
+    wanted = words[ids.id_of("[CLS]")] - words[module.backbone.special.mask]
+    assert torch.allclose(module.slot_embeddings, wanted.expand_as(module.slot_embeddings), atol=1e-6)
+    rates = {id(p): group["lr"] for group in trainer.create_optimizer().param_groups for p in group["params"]}
+    assert rates[id(module.slot_embeddings)] == pytest.approx(2e-4)
+    usual = make_trainer()
+    rates = {id(p): group["lr"] for group in usual.create_optimizer().param_groups for p in group["params"]}
+    assert rates[id(usual.module.slot_embeddings)] == pytest.approx(2e-3)
+    with pytest.raises(CheckpointError, match="'no-such-item', which is neither auto nor random nor an item"):
+        make_trainer(model={"slot_start": "no-such-item"})
+
+
+def test_where_slots_stand_comes_from_the_base_unless_the_recipe_says(make_settings, make_trainer, tmp_path):
+    assert not make_trainer().module.encoder.frames["query"].spread
+    first = train(make_settings(model={"slot_positions": "spread"}, optimisation={"steps": 1}))
+    given = {"base": str(first), "slot_embeddings": False}
+    again = make_trainer(model=given, output=str(tmp_path / "again"))
+    assert again.module.encoder.frames["query"].spread
+    after = make_trainer(model={**given, "slot_positions": "after"}, output=str(tmp_path / "after"))
+    assert not after.module.encoder.frames["query"].spread
+
+
+@pytest.mark.parametrize("positions", ["after", "spread"])
 @pytest.mark.parametrize("side", ["query", "passage"])
-def test_the_retriever_computes_what_was_trained(make_trainer, tmp_path, side):
-    trainer = make_trainer(optimisation={"steps": 3})
+def test_the_retriever_computes_what_was_trained(make_trainer, tmp_path, side, positions):
+    trainer = make_trainer(optimisation={"steps": 3}, model={"slot_positions": positions})
     trainer.train()
     model = open_system(tmp_path / "run" / "checkpoint-3", dtype="float32", device="cpu")
     got = model.encode_queries(TEXTS) if side == "query" else model.encode_passages(TEXTS)

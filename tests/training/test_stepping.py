@@ -6,7 +6,7 @@ import torch
 from diffretriever.training.stepping import Engine, take_step
 
 ALL = {"dense": 1.0, "sparse": 0.5, "scores": 1.0, "vectors": 2.0, "words": 0.2, "terms": 4.0, "diversity": 0.3}
-ALL |= {"denoising": 0.4}
+ALL |= {"denoising": 0.4, "parts": 1.0, "part_scores": 0.5}
 
 
 def gradients(trainer, inputs, *, one_pass):

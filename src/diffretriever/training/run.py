@@ -155,18 +155,17 @@ def _arguments(settings: TrainingSettings) -> TrainingArguments:
 def _teacher(settings: TrainingSettings, device: torch.device, module: RetrieverModule) -> Teacher | None:
     if settings.teacher is None:
         return None
+    slots = {side: frame.slots for side, frame in module.encoder.frames.items()}
     teacher = Teacher.open(
         settings.teacher,
         device,
         bf16=settings.optimisation.bf16,
-        parts={side: frame.slots for side, frame in module.encoder.frames.items()}
-        if settings.loss.needs_parts
-        else None,
+        parts=slots if settings.loss.needs_parts else None,
         part_share=settings.loss.part_share,
     )
-    if (settings.loss.vectors or settings.loss.parts) and teacher.dim != module.encoder.dim:
+    if (settings.loss.vectors or settings.loss.needs_parts) and teacher.dim != module.encoder.dim:
         raise InputError(
-            f"loss.vectors and loss.parts compare vectors, but the teacher's have {teacher.dim} dimensions and the "
+            f"loss.vectors, parts and part_scores compare vectors; the teacher's have {teacher.dim} dimensions and the "
             f"model's {module.encoder.dim}; set them to 0"
         )
     return teacher
