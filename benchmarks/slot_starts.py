@@ -44,9 +44,8 @@ def main() -> None:
     if parts is None:
         raise AssertionError("a teacher of parts gives parts")
     print(f"{len(texts)} passages, {arguments.model}, {SLOTS} slots, float32")
-    print(
-        "| token | stands | whole | own part | other parts | two slots | own part, centred |\n|---|---|---|---|---|---|---|"
-    )
+    print("| token | stands | whole | own part | other parts | two slots | own part, centred |")
+    print("|---|---|---|---|---|---|---|")
     for token in arguments.tokens:
         for place in get_args(SlotPositions):
             numbers = _cosines(_slots(arguments.model, token, place, texts), whole, parts)
