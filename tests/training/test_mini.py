@@ -52,9 +52,19 @@ def test_a_passage_has_sixteen_slots_that_differ(model, encoded):
 def test_terms_are_the_text_s_own_and_the_telling_ones_weigh_more(model, encoded):
     queries, passages = encoded
     weights = {model.term(i): w for i, w in zip(passages.sparse[4].indices, passages.sparse[4].data, strict=True)}
-    assert weights["violin"] == max(weights.values())
+    assert weights["violin"] in sorted(weights.values())[-3:]
+    assert weights["violin"] > weights["four"] + 0.2
     assert set(weights) <= {model.term(i) for i in model.content.ids(PASSAGES[4])}
     assert sparse_dot(queries, passages)[2].argmax() == 2
+
+
+def test_the_slots_of_a_longer_text_are_those_of_its_parts(model):
+    """Two passages in one: the first slots are nearer to the first of them, the last to the second."""
+    both = model.encode_passages([f"{PASSAGES[2]} {PASSAGES[4]}"]).vectors(0)
+    first, second = (model.encode_passages([PASSAGES[i]]).pooled[0] for i in (2, 4))
+    nearer = both @ first > both @ second
+    assert nearer[:6].all()
+    assert not nearer[-6:].any()
 
 
 def test_slots_say_words(encoded):
