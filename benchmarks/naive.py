@@ -49,6 +49,7 @@ def encode(retriever: DiffRetriever, texts: Sequence[str], side: Side = "passage
                 inputs_embeds=embeddings,
                 attention_mask=attention_mask(backbone.spec, batch.mask, "sdpa", backbone.block_length),
                 output_hidden_states=True,
+                **({} if batch.positions is None else {"position_ids": batch.positions}),
             )
             hidden = output.hidden_states[-1]
             for row, text in enumerate(some):
