@@ -117,6 +117,8 @@ def test_where_slots_stand_comes_from_the_base_unless_the_recipe_says(make_setti
     given = {"base": str(first), "slot_embeddings": False}
     again = make_trainer(model=given, output=str(tmp_path / "again"))
     assert again.module.encoder.frames["query"].spread
+    with pytest.raises(InputError, match="slot_positions is set; diffembed has no masked positions"):
+        make_settings(model={**given, "slot_positions": "after", "system": "diffembed"})
     after = make_trainer(model={**given, "slot_positions": "after"}, output=str(tmp_path / "after"))
     assert not after.module.encoder.frames["query"].spread
 

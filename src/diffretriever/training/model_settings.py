@@ -95,6 +95,8 @@ class ModelSettings:
         share(dropout=self.dropout)
         if self.slot_positions is not None:
             one_of(slot_positions=(self.slot_positions, get_args(SlotPositions)))
+            if self.system != "diffretriever":
+                raise InputError(f"model.slot_positions is set; {self.system} has no masked positions, leave it out")
         if self.slot_embeddings and self.system != "diffretriever":
             raise InputError(f"model.slot_embeddings is on; {self.system} has no masked positions, set it to false")
 
