@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from diffretriever.index import Index
+from diffretriever.index.cluster import server as server_module
 from tests.index.hashing import HashEncoder
 from tests.index.places import KINDS, collection, loopback_server
 from tests.index.qdrant_server import Server
@@ -32,6 +33,21 @@ def loopback() -> Iterator[Server]:
     """Give a server that all tests share; a test that makes it misbehave starts its own."""
     with loopback_server() as server:
         yield server
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """Give a server of the test's own, which may be made to misbehave."""
+    started = Server()
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Try again at once, without a key from outside."""
+    monkeypatch.setattr(server_module, "PAUSE", 0.001)
+    monkeypatch.delenv("QDRANT_API_KEY", raising=False)
 
 
 @pytest.fixture(params=KINDS)
