@@ -21,6 +21,7 @@ from diffretriever.pretrained import dtype_named, open_checkpoint
 from diffretriever.sequences import SpecialIds
 from diffretriever.tokenizer import Tokenizer
 from diffretriever.training.model_settings import ModelSettings
+from diffretriever.training.pooling_layer import append_pooling_layer
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ def open_base(settings: ModelSettings, device: torch.device, *, bf16: bool = Fal
     else:
         opened = open_checkpoint(settings.base, given, device=device, dtype=dtype, attention=attention)
         base = Base(opened.backbone, opened.settings, opened.slot_embeddings)
+    if settings.pooling_layer:
+        append_pooling_layer(base.backbone)
     base.backbone.requires_grad_(True)
     set_dropout(base.backbone, settings.dropout)
     return base

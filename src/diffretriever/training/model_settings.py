@@ -60,6 +60,8 @@ class ModelSettings:
             learn at `optimisation.learning_rate`, not at the head's rate.
         slot_positions: "after" the text or "spread" over it, as `Frame.spread` says; that of the base by default.
         slot_noise: standard deviation of the random part.
+        pooling_layer: whether a BERT encoder gets one more layer, whose every position starts as the average of the
+            last hidden states; see `pooling_layer.append_pooling_layer`.
         lora: low-rank adaptation; None trains all weights.
         dtype: dtype of the weights that are trained; "auto" is fp32, and bf16 under LoRA with `optimisation.bf16`.
         attention: "auto" is plain products on a CPU, whose backward pass is four times as fast there as that of the
@@ -81,6 +83,7 @@ class ModelSettings:
     slot_start: str = "auto"
     slot_positions: SlotPositions | None = None
     slot_noise: float = 0.05
+    pooling_layer: bool = False
     lora: LoraSettings | None = None
     dtype: DType = "auto"
     attention: Attention = "auto"
