@@ -26,7 +26,7 @@ from diffretriever.training.store import RunFolder
 from diffretriever.training.teacher import Teacher
 from diffretriever.training.texts import TextPreparer
 from diffretriever.training.trainer import RetrieverTrainer, StepDataset
-from diffretriever.training.vocabulary import WordTargets, sampled_passages
+from diffretriever.training.vocabulary import WordTargets, sampled_passages, start_from_prior
 
 log = logging.getLogger("diffretriever.training")
 
@@ -94,7 +94,10 @@ def prepare(settings: TrainingSettings, *, progress: bool = False) -> tuple[Retr
     teacher = _teacher(settings, device, module)
     embed = None if teacher is None else lambda texts: teacher.encode(texts, "query")[0].cpu().numpy()
     schedule = Schedule(settings, files, embed, world.agreed)
-    builder = BatchBuilder(settings, module, world, _word_targets(settings, module, files))
+    targets = _word_targets(settings, module, files)
+    if targets is not None and settings.loss.term_prior:
+        start_from_prior(module.backbone, targets.statistics, settings.loss.term_scale)
+    builder = BatchBuilder(settings, module, world, targets)
     folder = RunFolder(Path(settings.output))
     about: dict[str, object] = {}
     if arguments.should_save:

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import LayerNorm
 
 from diffretriever.backbones.backbone import Backbone
 from diffretriever.conventions import Side
+from diffretriever.errors import InputError
 from diffretriever.training.rows import RowFile
 from diffretriever.training.salience import (
     TermStatistics,
@@ -19,12 +21,15 @@ from diffretriever.training.salience import (
     passage_weights,
     query_weights,
     salient_words,
+    term_prior,
 )
 from diffretriever.training.settings import WordOrder
 from diffretriever.training.texts import PreparedText
 
 #: Passages of each file that document frequencies are counted on.
 SAMPLE = 2000
+#: Factor of a head's own voice where it starts from a prior.
+_QUIET = 0.25
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,28 @@ class WordTargets:
                 said = salient_words(text.words, self.statistics, slots)
             row[: len(said)] = torch.tensor(said, dtype=torch.long)
         return words
+
+
+@torch.no_grad()
+def start_from_prior(backbone: Backbone, statistics: TermStatistics, scale: float) -> None:
+    """Set the biases of a BERT head to what a term of that frequency weighs in general, in place.
+
+    What the head says of a text itself is quietened, so that it adds to the prior instead of hiding it.
+
+    Args:
+        backbone: its vocabulary head has biases and a transform that ends in a norm.
+        statistics: document frequencies.
+        scale: of the term weights, `loss.term_scale`.
+
+    Raises:
+        InputError: the head is of another kind.
+    """
+    bias = getattr(backbone.model.get_output_embeddings(), "bias", None)  # type: ignore[operator]
+    if bias is None or not backbone.spec.transform:
+        raise InputError("loss.term_prior is on; it is for the vocabulary heads of BERT encoders, set it to false")
+    bias.copy_(torch.tensor(term_prior(statistics, len(bias), scale=scale)))
+    norm = next(m for m in backbone.model.get_submodule(backbone.spec.transform).modules() if isinstance(m, LayerNorm))
+    norm.weight.mul_(_QUIET)
 
 
 def sampled_passages(files: Sequence[RowFile]) -> list[str]:
