@@ -57,7 +57,5 @@ def test_a_trained_model_has_the_layer_and_reads_as_it_was_trained(make_settings
 
 def test_other_families_are_refused():
     settings = ModelSettings(base=str(CHECKPOINTS / "tiny-dream"), pooling_layer=True)
-    with pytest.raises(
-        CheckpointError, match=r"for BERT encoders, and the base is a qwen2 model"
-    ):
+    with pytest.raises(CheckpointError, match=r"for BERT encoders, and the base is a qwen2 model"):
         open_base(settings, CPU)

@@ -96,7 +96,8 @@ def prepare(settings: TrainingSettings, *, progress: bool = False) -> tuple[Retr
     schedule = Schedule(settings, files, embed, world.agreed)
     targets = _word_targets(settings, module, files)
     if targets is not None and settings.loss.term_prior:
-        start_from_prior(module.backbone, targets.statistics, settings.loss.term_scale)
+        biases = start_from_prior(module.backbone, targets.statistics, settings.loss.term_scale)
+        targets = targets.beside(biases)
     builder = BatchBuilder(settings, module, world, targets)
     folder = RunFolder(Path(settings.output))
     about: dict[str, object] = {}

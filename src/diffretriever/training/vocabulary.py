@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -62,6 +62,13 @@ class WordTargets:
         no_word = torch.tensor([not is_whole_word(backbone.tokenizer.text_of(i)) for i in range(size)])
         return WordTargets(statistics, (offset, offset.masked_fill(no_word, float(offset.max()))))
 
+    def beside(self, biases: Tensor) -> WordTargets:
+        """Return the targets of a head that starts with biases [V], which the words' cross entropy then leaves out.
+
+        They say that a rare term weighs more where it stands, not that it is likely to stand here.
+        """
+        return replace(self, offsets=(self.offsets[0] - biases, self.offsets[1] - biases))
+
     def weights(self, texts: Sequence[PreparedText], side: Side, content: Tensor, scale: float) -> Tensor:
         """Return the lexical weight [B, R] of every content id [B, R] of texts of one side."""
         weigh = query_weights if side == "query" else passage_weights
@@ -91,8 +98,8 @@ class WordTargets:
 
 
 @torch.no_grad()
-def start_from_prior(backbone: Backbone, statistics: TermStatistics, scale: float) -> None:
-    """Set the biases of a BERT head to what a term of that frequency weighs in general, in place.
+def start_from_prior(backbone: Backbone, statistics: TermStatistics, scale: float) -> Tensor:
+    """Set the biases of a BERT head, in place, to what a term of that frequency weighs in general, and return them [V].
 
     What the head says of a text itself is quietened, so that it adds to the prior instead of hiding it.
 
@@ -107,9 +114,11 @@ def start_from_prior(backbone: Backbone, statistics: TermStatistics, scale: floa
     bias = getattr(backbone.model.get_output_embeddings(), "bias", None)  # type: ignore[operator]
     if bias is None or not backbone.spec.transform:
         raise InputError("loss.term_prior is on; it is for the vocabulary heads of BERT encoders, set it to false")
-    bias.copy_(torch.tensor(term_prior(statistics, len(bias), scale=scale)))
+    biases = torch.tensor(term_prior(statistics, len(bias), scale=scale))
+    bias.copy_(biases)
     norm = next(m for m in backbone.model.get_submodule(backbone.spec.transform).modules() if isinstance(m, LayerNorm))
     norm.weight.mul_(_QUIET)
+    return biases
 
 
 def sampled_passages(files: Sequence[RowFile]) -> list[str]:
