@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("--collection", default="scifact", help="folder in BEIR's layout, or scifact")
     parser.add_argument("--passages", type=int, default=48, help="the first so many, 75 words of each")
     parser.add_argument("--tokens", nargs="+", default=TOKENS)
+    parser.add_argument("--pooling-layer", action="store_true", help="with `model.pooling_layer` of a recipe")
     arguments = parser.parse_args()
     passages = list(open_collection(arguments.collection).passages)[: arguments.passages]
     texts = [" ".join(p.text.split()[:WORDS]) for p in passages]
@@ -43,16 +44,20 @@ def main() -> None:
     whole, parts = teacher.encode(texts, "passage")
     if parts is None:
         raise AssertionError("a teacher of parts gives parts")
-    print(f"{len(texts)} passages, {arguments.model}, {SLOTS} slots, float32")
+    more = ", a pooling layer" if arguments.pooling_layer else ""
+    print(f"{len(texts)} passages, {arguments.model}{more}, {SLOTS} slots, float32")
     print("| token | stands | whole | own part | other parts | two slots | own part, centred |")
     print("|---|---|---|---|---|---|---|")
     for token in arguments.tokens:
         for place in get_args(SlotPositions):
-            numbers = _cosines(_slots(arguments.model, token, place, texts), whole, parts)
-            print(f"| `{token}` | {place} | " + " | ".join(f"{n:.3f}" for n in numbers) + " |")
+            slots = _slots(arguments.model, token, place, texts, pooling_layer=arguments.pooling_layer)
+            numbers = " | ".join(f"{n:.3f}" for n in _cosines(slots, whole, parts))
+            print(f"| `{token}` | {place} | {numbers} |")
 
 
-def _slots(model: str, token: str, place: SlotPositions, texts: list[str]) -> torch.Tensor:
+def _slots(
+    model: str, token: str, place: SlotPositions, texts: list[str], *, pooling_layer: bool = False
+) -> torch.Tensor:
     """Return the slots [N, K, D] of texts."""
     settings = ModelSettings(
         base=model,
@@ -63,6 +68,7 @@ def _slots(model: str, token: str, place: SlotPositions, texts: list[str]) -> to
         slot_start=token,
         slot_positions=place,
         slot_noise=0.0,
+        pooling_layer=pooling_layer,
     )
     module = build_module(open_base(settings, torch.device("cpu")), settings, seed=0)
     module.encoder.slot_embeddings = module.slot_embeddings
