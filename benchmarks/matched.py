@@ -74,9 +74,21 @@ def main() -> None:
     found = {"seeds": arguments.seeds, "overrides": arguments.set, "base": arguments.base, "rows": _rows(values)}
     found["pairs"] = _pairs(values)
     write_json(arguments.out / "matched.json", found)
-    text = _table(values) + "\n" + _pair_table(found["pairs"])
+    text = "\n".join((_heading(arguments.base, arguments.seeds), _table(values), _pair_table(found["pairs"])))
     (arguments.out / "matched.md").write_text(text, encoding="utf-8")
     print(text)
+
+
+def _heading(base: str, seeds: Sequence[int]) -> str:
+    """Return what is compared, in words, from the recipe."""
+    recipe = read_recipe(RECIPE)
+    steps, batch = recipe.optimisation.steps, recipe.optimisation.batch
+    return (
+        "## Matched comparison\n\n"
+        f"`recipes/matched.yaml` from {base}, seeds {', '.join(map(str, seeds))}: {steps} steps of {batch} pairs, "
+        f"contrastive loss alone, the same rows, negatives, temperature and schedule for all. {MEASURE} of the dense "
+        "vectors: mean over seeds (standard deviation). Made by `python benchmarks/matched.py`.\n"
+    )
 
 
 def _evaluate(out: Path, label: str, modes: str, collections: Sequence[str]) -> None:
@@ -128,7 +140,7 @@ def _by_query(seeds: dict[str, dict[str, float]]) -> dict[str, float]:
 
 def _table(values: dict[str, Values]) -> str:
     tasks = list(next(iter(values.values())))
-    lines = [f"{MEASURE}, mean (standard deviation) over seeds", "", "| | " + " | ".join(tasks) + " | mean |"]
+    lines = ["| | " + " | ".join(tasks) + " | mean |"]
     lines.append("|---|" + "---|" * (len(tasks) + 1))
     for row, found in values.items():
         columns = [_means(found, task) for task in tasks]
@@ -142,7 +154,12 @@ def _spread(seeds: Sequence[float]) -> str:
 
 
 def _pair_table(pairs: object) -> str:
-    lines = ["| first | second | collection | difference | p | p, Holm |", "|---|---|---|---|---|---|"]
+    lines = [
+        "Differences, query by query, paired randomisation test; p also after Holm's correction over all:",
+        "",
+        "| first | second | collection | difference | p | p, Holm |",
+        "|---|---|---|---|---|---|",
+    ]
     for pair in pairs if isinstance(pairs, list) else []:
         numbers = f"{pair['difference']:+.3f} | {pair['p']:.4f} | {pair['p_holm']:.4f}"
         lines.append(f"| {pair['first']} | {pair['second']} | {pair['task']} | {numbers} |")
