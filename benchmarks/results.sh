@@ -79,9 +79,12 @@ latency() {
 
 # The paper's claim with all else equal: an adapted encoder, three systems, three seeds.
 matched() {
-    local texts=${TRAINING_DATA:-}
+    local texts=${TRAINING_DATA:-} files=() name
     [ -n "$texts" ] || return 0
-    "${run[@]}" adapt minilm "$texts"/*.parquet --out "$out/matched/adapted" --steps 360 --lr 5e-4 --evaluate-every 120
+    for name in arxiv_title_abstract debian_docs python_docstrings debian_packages novels_text wordnet; do
+        files+=("$texts/$name.parquet")
+    done
+    "${run[@]}" adapt minilm "${files[@]}" --out "$out/matched/adapted" --steps 360 --lr 5e-4 --evaluate-every 120
     "${PYTHON:-python}" "$(dirname "$0")/matched.py" --base "$out/matched/adapted/model" --data "$texts" \
         --out "$out/matched" --collections "$data/scifact" "$data/cranfield" "$data/cacm"
 }
