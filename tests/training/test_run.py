@@ -120,12 +120,13 @@ def test_the_head_starts_from_document_frequencies(make_trainer, tmp_path):
     rows = {"loss": {"term_prior": True, "term_scale": 0.3}, "output": str(tmp_path / "prior")}
     plain, prior = make_trainer().module.backbone, make_trainer(**rows).module.backbone
     biases = prior.model.get_output_embeddings().bias
-    ids = [prior.tokenizer.id_of(word) for word in ("heart", "[MASK]")]  # in some texts, in none
-    assert 0 < biases[ids[0]] < biases[ids[1]] < 1.3
+    ids = [prior.tokenizer.id_of(word) for word in ("heart", "of")]
+    assert 0 < biases[ids[0]] < 1.3
+    assert biases[prior.special.mask] == biases[ids[1]]  # in no text's content
     assert not plain.model.get_output_embeddings().bias.any()
     hidden = torch.randn(4, 32, generator=torch.Generator().manual_seed(0))
     own = plain.logits(hidden)
-    assert torch.allclose(prior.logits(hidden) - biases, 0.25 * own, atol=1e-5)
+    assert torch.allclose(prior.logits(hidden) - biases, 0.5 * own, atol=1e-5)
     other = ModelSettings(base=str(CHECKPOINTS / "tiny-llada"))
     with pytest.raises(InputError, match="term_prior is on; it is for the vocabulary heads of BERT encoders"):
         start_from_prior(open_base(other, torch.device("cpu")).backbone, TermStatistics.count([]), 0.3)

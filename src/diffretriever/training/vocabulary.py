@@ -30,8 +30,6 @@ from diffretriever.training.texts import PreparedText
 SAMPLE = 2000
 #: Factor of a head's own voice where it starts from a prior.
 _QUIET = 0.5
-#: Logit that a text is to add to a term's prior, so that terms of which it says nothing weigh nothing.
-_LIFT = 2.0
 
 
 @dataclass(frozen=True)
@@ -116,7 +114,7 @@ def start_from_prior(backbone: Backbone, statistics: TermStatistics, scale: floa
     bias = getattr(backbone.model.get_output_embeddings(), "bias", None)  # type: ignore[operator]
     if bias is None or not backbone.spec.transform:
         raise InputError("loss.term_prior is on; it is for the vocabulary heads of BERT encoders, set it to false")
-    biases = torch.tensor(term_prior(statistics, len(bias), scale=scale)) - _LIFT
+    biases = torch.tensor(term_prior(statistics, len(bias), scale=scale))
     bias.copy_(biases)
     norm = next(m for m in backbone.model.get_submodule(backbone.spec.transform).modules() if isinstance(m, LayerNorm))
     norm.weight.mul_(_QUIET)
