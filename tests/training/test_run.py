@@ -10,15 +10,10 @@ from safetensors.torch import load_file
 
 from diffretriever import open_system
 from diffretriever.errors import CheckpointError, InputError
-from diffretriever.training.base import open_base
-from diffretriever.training.model_settings import ModelSettings
 from diffretriever.training.run import prepare, train
-from diffretriever.training.salience import TermStatistics
 from diffretriever.training.saving import load_model
 from diffretriever.training.stepping import Engine, take_step
 from diffretriever.training.trainer import StepDataset
-from diffretriever.training.vocabulary import start_from_prior
-from tests.conftest import CHECKPOINTS
 
 TEXTS = ["bread of the dough. yeast", "piano", "the galaxy of the star. orbit orbit"]
 
@@ -114,22 +109,6 @@ def test_slots_that_start_as_a_word_learn_as_slowly_as_the_model(make_trainer):
     assert rates[id(usual.module.slot_embeddings)] == pytest.approx(2e-3)
     with pytest.raises(CheckpointError, match="'no-such-item', which is neither auto nor random nor an item"):
         make_trainer(model={"slot_start": "no-such-item"})
-
-
-def test_the_head_starts_from_document_frequencies(make_trainer, tmp_path):
-    rows = {"loss": {"term_prior": True, "term_scale": 0.3}, "output": str(tmp_path / "prior")}
-    plain, prior = make_trainer().module.backbone, make_trainer(**rows).module.backbone
-    biases = prior.model.get_output_embeddings().bias
-    ids = [prior.tokenizer.id_of(word) for word in ("heart", "of")]
-    assert 0 < biases[ids[0]] < 1.3
-    assert biases[prior.special.mask] == biases[ids[1]]  # in no text's content
-    assert not plain.model.get_output_embeddings().bias.any()
-    hidden = torch.randn(4, 32, generator=torch.Generator().manual_seed(0))
-    own = plain.logits(hidden)
-    assert torch.allclose(prior.logits(hidden) - biases, 0.5 * own, atol=1e-5)
-    other = ModelSettings(base=str(CHECKPOINTS / "tiny-llada"))
-    with pytest.raises(InputError, match="term_prior is on; it is for the vocabulary heads of BERT encoders"):
-        start_from_prior(open_base(other, torch.device("cpu")).backbone, TermStatistics.count([]), 0.3)
 
 
 def test_where_slots_stand_comes_from_the_base_unless_the_recipe_says(make_settings, make_trainer, tmp_path):

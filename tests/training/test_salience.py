@@ -4,14 +4,7 @@ import math
 
 import pytest
 
-from diffretriever.training.salience import (
-    TermStatistics,
-    part_words,
-    passage_weights,
-    query_weights,
-    salient_words,
-    term_prior,
-)
+from diffretriever.training.salience import TermStatistics, part_words, passage_weights, query_weights, salient_words
 
 # word, its pieces; "genome" is rare, "study" is in every text
 TEXTS = [
@@ -62,10 +55,3 @@ def test_each_part_says_its_most_salient_word():
     assert part_words(words, statistics, 3) == [1, 4, None]
     assert part_words(words[:2], statistics, 4) == [2, None, 1, None]
     assert part_words([], statistics, 2) == [None, None]
-
-
-def test_the_prior_logit_of_a_term_gives_its_query_weight():
-    logits = term_prior(STATISTICS, 7, scale=0.35)
-    weights = query_weights([("genome", (2,)), ("study", (1,))], STATISTICS, scale=0.35)
-    assert {i: math.log1p(logits[i]) for i in weights} == pytest.approx(weights)
-    assert logits[0] == logits[2]  # an id that no text holds has the median, here that of the words of one text

@@ -26,7 +26,7 @@ from diffretriever.training.store import RunFolder
 from diffretriever.training.teacher import Teacher
 from diffretriever.training.texts import TextPreparer
 from diffretriever.training.trainer import RetrieverTrainer, StepDataset
-from diffretriever.training.vocabulary import WordTargets, sampled_passages, start_from_prior
+from diffretriever.training.vocabulary import WordTargets, sampled_passages
 
 log = logging.getLogger("diffretriever.training")
 
@@ -94,11 +94,7 @@ def prepare(settings: TrainingSettings, *, progress: bool = False) -> tuple[Retr
     teacher = _teacher(settings, device, module)
     embed = None if teacher is None else lambda texts: teacher.encode(texts, "query")[0].cpu().numpy()
     schedule = Schedule(settings, files, embed, world.agreed)
-    targets = _word_targets(settings, module, files)
-    if targets is not None and settings.loss.term_prior:
-        biases = start_from_prior(module.backbone, targets.statistics, settings.loss.term_scale)
-        targets = targets.beside(biases)
-    builder = BatchBuilder(settings, module, world, targets)
+    builder = BatchBuilder(settings, module, world, _word_targets(settings, module, files))
     folder = RunFolder(Path(settings.output))
     about: dict[str, object] = {}
     if arguments.should_save:

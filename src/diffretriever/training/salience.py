@@ -101,17 +101,6 @@ def log_prior(targets: Iterable[Sequence[int]], vocabulary_size: int) -> list[fl
     return [math.log((counts[i] + 1) / total) for i in range(vocabulary_size)]
 
 
-def term_prior(statistics: TermStatistics, vocabulary_size: int, *, scale: float) -> list[float]:
-    """Return per vocabulary id the logit whose term weight log(1 + logit) is scale * sqrt(idf), see `query_weights`.
-
-    An id that no text of the sample holds has the median of those that some do: nothing is known of it, and as the
-    rarest of all it would stand before the words that a slot has reason to say.
-    """
-    found = {i: math.expm1(scale * math.sqrt(statistics.idf(i))) for i in statistics.frequency}
-    usual = sorted(found.values())[len(found) // 2] if found else 0.0
-    return [found.get(i, usual) for i in range(vocabulary_size)]
-
-
 def query_weights(words: ContentPieces, statistics: TermStatistics, *, scale: float) -> dict[int, float]:
     """Return scale * sqrt(idf) per content id of a query; see `passage_weights`."""
     return {i: scale * math.sqrt(statistics.idf(i)) for i in {i for _, ids in words for i in ids}}

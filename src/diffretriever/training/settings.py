@@ -99,10 +99,7 @@ class LossSettings:
         temperature: of the dense scores.
         sparse_temperature: of the sparse scores.
         score_temperature: of the distributions compared by `scores` and `part_scores`.
-        term_scale: size of the lexical weights that the term weights learn from. A weight w is a
-            logit of exp(w) - 1, so large ones ask for large logits.
-        term_prior: whether the bias of the vocabulary head starts as the logit that a term has by its document
-            frequency alone, so that slots need only say what is particular to a text.
+        term_scale: size of the lexical weights that the term weights learn from.
         part_share: how much of a part's target is the teacher's vector of the part; the rest is the whole text's.
         words_by: "salience": slot k says the text's k-th most salient word; "part": the most salient of its k-th part.
         word_prior: share of the words' log prior that is added to the logits in training; see `losses.slot_words`.
@@ -127,7 +124,6 @@ class LossSettings:
     sparse_temperature: float = 1.0
     score_temperature: float = 0.05
     term_scale: float = 0.7
-    term_prior: bool = False
     part_share: float = 0.75
     words_by: WordOrder = "salience"
     word_prior: float = 0.5
@@ -161,7 +157,7 @@ class LossSettings:
     @property
     def needs_statistics(self) -> bool:
         """Whether an objective reads how frequent words are in the training texts."""
-        return bool(self.words or self.terms or self.term_prior)
+        return bool(self.words or self.terms)
 
 
 @dataclass(frozen=True)

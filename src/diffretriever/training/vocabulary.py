@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import LayerNorm
 
 from diffretriever.backbones.backbone import Backbone
 from diffretriever.conventions import Side
-from diffretriever.errors import InputError
 from diffretriever.training.rows import RowFile
 from diffretriever.training.salience import (
     TermStatistics,
@@ -21,15 +19,12 @@ from diffretriever.training.salience import (
     passage_weights,
     query_weights,
     salient_words,
-    term_prior,
 )
 from diffretriever.training.settings import WordOrder
 from diffretriever.training.texts import PreparedText
 
 #: Passages of each file that document frequencies are counted on.
 SAMPLE = 2000
-#: Factor of a head's own voice where it starts from a prior.
-_QUIET = 0.5
 
 
 @dataclass(frozen=True)
@@ -62,13 +57,6 @@ class WordTargets:
         no_word = torch.tensor([not is_whole_word(backbone.tokenizer.text_of(i)) for i in range(size)])
         return WordTargets(statistics, (offset, offset.masked_fill(no_word, float(offset.max()))))
 
-    def beside(self, biases: Tensor) -> WordTargets:
-        """Return the targets of a head that starts with biases [V], which the words' cross entropy then leaves out.
-
-        They say that a rare term weighs more where it stands, not that it is likely to stand here.
-        """
-        return replace(self, offsets=(self.offsets[0] - biases, self.offsets[1] - biases))
-
     def weights(self, texts: Sequence[PreparedText], side: Side, content: Tensor, scale: float) -> Tensor:
         """Return the lexical weight [B, R] of every content id [B, R] of texts of one side."""
         weigh = query_weights if side == "query" else passage_weights
@@ -95,30 +83,6 @@ class WordTargets:
                 said = salient_words(text.words, self.statistics, slots)
             row[: len(said)] = torch.tensor(said, dtype=torch.long)
         return words
-
-
-@torch.no_grad()
-def start_from_prior(backbone: Backbone, statistics: TermStatistics, scale: float) -> Tensor:
-    """Set the biases of a BERT head, in place, to what a term of that frequency weighs in general, and return them [V].
-
-    What the head says of a text itself is quietened, so that it adds to the prior instead of hiding it.
-
-    Args:
-        backbone: its vocabulary head has biases and a transform that ends in a norm.
-        statistics: document frequencies.
-        scale: of the term weights, `loss.term_scale`.
-
-    Raises:
-        InputError: the head is of another kind.
-    """
-    bias = getattr(backbone.model.get_output_embeddings(), "bias", None)  # type: ignore[operator]
-    if bias is None or not backbone.spec.transform:
-        raise InputError("loss.term_prior is on; it is for the vocabulary heads of BERT encoders, set it to false")
-    biases = torch.tensor(term_prior(statistics, len(bias), scale=scale))
-    bias.copy_(biases)
-    norm = next(m for m in backbone.model.get_submodule(backbone.spec.transform).modules() if isinstance(m, LayerNorm))
-    norm.weight.mul_(_QUIET)
-    return biases
 
 
 def sampled_passages(files: Sequence[RowFile]) -> list[str]:
