@@ -2,7 +2,7 @@ r"""The paper's claim at a small scale: DiffEmbed, DiffRetriever with K = 1 and 
 
     diffretriever adapt minilm FOLDER/*.parquet --out build/adapted --steps 360 --lr 5e-4
     python benchmarks/matched.py --base build/adapted/model --data FOLDER --out build/matched \
-        --collections scifact PATH/cranfield PATH/cacm
+        --collections scifact PATH/cranfield
 
 Each system is trained by recipes/matched.yaml with three seeds, from the same weights, with the same rows, negatives,
 temperature, schedule and steps (the draw of a batch hangs on the seed and the step alone), and evaluated with its dense

@@ -86,7 +86,7 @@ matched() {
     done
     "${run[@]}" adapt minilm "${files[@]}" --out "$out/matched/adapted" --steps 360 --lr 5e-4 --evaluate-every 120
     "${PYTHON:-python}" "$(dirname "$0")/matched.py" --base "$out/matched/adapted/model" --data "$texts" \
-        --out "$out/matched" --collections "$data/scifact" "$data/cranfield" "$data/cacm"
+        --out "$out/matched" --collections "$data/scifact" "$data/cranfield"
 }
 
 compare() {
