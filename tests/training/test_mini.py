@@ -21,7 +21,7 @@ TERMS = [
     (["bread", "dough", "carbon", "sugar", "yeast"], ["rises", "holds", "back"]),
     (["vitamin", "respiratory", "supplement", "infection"], ["trials", "meta", "analysis"]),
     (["hash", "key", "keys"], ["function", "stores"]),
-    (["violin", "strings", "tuned", "bow"], ["four", "played", "perfect"]),
+    (["violin", "strings", "tuned", "bow", "horse"], ["four", "played", "perfect"]),
 ]
 QUERIES = [
     "why is it cold in winter",
@@ -79,5 +79,6 @@ def test_the_slots_of_a_longer_text_are_those_of_its_parts(model):
 def test_slots_say_words(encoded):
     _, passages = encoded
     for i in range(len(PASSAGES)):
-        said = {words[0].word for words in passages.slot_words(i)}
-        assert len(said) >= 4
+        said = [words[0].word for words in passages.slot_words(i)]
+        assert said[0] in TERMS[i][0]
+        assert len(set(said)) >= 3
