@@ -17,6 +17,7 @@ from tests.conftest import CHECKPOINTS
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 MSMARCO = [path for path in RECIPES if path.stem.endswith("msmarco")]
 TINY = {"dream": "tiny-dream", "llada": "tiny-llada", "qwen2.5": "tiny-qwen2", "llama3": "tiny-llama"}
+WITH_TEACHER = ("mini", "matched")
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def rows(tmp_path_factory):
 def small(path, rows, base):
     """The settings of a recipe with a tiny base, short batches and other files; all else as it is."""
     changes = [f"model.base={base}", "model.sha256=null", f"data.folder={rows}", "optimisation.batch=8"]
-    if path.stem == "mini":
+    if path.stem in WITH_TEACHER:
         return [*changes, "data.sources=[{path: pairs.jsonl}]", f"teacher.base={base}", "optimisation.steps=4"]
     return [*changes, "data.sources=[{path: tevatron.jsonl, format: tevatron}]", "data.negatives=3"]
 
@@ -59,7 +60,7 @@ def test_every_recipe_can_be_read_and_estimated(path, rows, base):
     settings = read_recipe(path, small(path, rows, base_of(path, base)))
     found = estimate_run(settings, time_steps=False)
     assert found.rows == 10
-    assert found.steps == (4 if path.stem == "mini" else 2)
+    assert found.steps == (4 if path.stem in WITH_TEACHER else 2)
     assert 0 < found.trainable <= found.parameters
     assert (found.trainable < found.parameters / 2) == (settings.model.lora is not None)
     assert found.tokens.computed >= found.tokens.queries + found.tokens.passages > found.tokens.longest
