@@ -81,7 +81,7 @@ def main() -> None:
 
 def _heading(base: str, seeds: Sequence[int]) -> str:
     """Return what is compared, in words, from the recipe."""
-    recipe = read_recipe(RECIPE)
+    recipe, base = read_recipe(RECIPE), "/".join(Path(base).parts[-2:])
     steps, batch = recipe.optimisation.steps, recipe.optimisation.batch
     return (
         "## Matched comparison\n\n"
