@@ -64,6 +64,8 @@ def test_terms_are_the_text_s_own_and_the_telling_ones_weigh_more(model, encoded
         assert set(terms) <= {model.term(t) for t in model.content.ids(PASSAGES[i])}
         assert max(terms, key=terms.__getitem__) in telling
         assert min(terms[word] for word in telling) > max(terms[word] for word in general)
+    assert terms["violin"] in sorted(terms.values())[-3:]
+    assert terms["violin"] > terms["four"] + 0.2
     assert sparse_dot(queries, passages)[2].argmax() == 2
 
 
@@ -76,9 +78,17 @@ def test_the_slots_of_a_longer_text_are_those_of_its_parts(model):
     assert not nearer[-6:].any()
 
 
-def test_slots_say_words(encoded):
+def test_the_first_slot_says_what_its_passage_is_about(encoded):
     _, passages = encoded
-    for i in range(len(PASSAGES)):
-        said = [words[0].word for words in passages.slot_words(i)]
-        assert said[0] in TERMS[i][0]
-        assert len(set(said)) >= 3
+    for i, (telling, _) in enumerate(TERMS):
+        assert passages.slot_words(i)[0][0].word in telling
+
+
+#: The slots of the second passage say three words: bread, carbon, began.
+FEW = pytest.mark.xfail(strict=True, reason="this model's slots say three words of the passage about bread")
+
+
+@pytest.mark.parametrize("i", [0, pytest.param(1, marks=FEW), 2, 3, 4])
+def test_slots_say_words(encoded, i):
+    said = {words[0].word for words in encoded[1].slot_words(i)}
+    assert len(said) >= 4
