@@ -19,11 +19,13 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
-from itertools import combinations
+from dataclasses import asdict
 from pathlib import Path
 
-from diffretriever.evaluation.significance import holm, randomisation_test
+from diffretriever.evaluation.measures import Evaluation, MeasureValue
+from diffretriever.evaluation.significance import Pair, compare
 from diffretriever.json_files import write_json
+from diffretriever.machine import versions
 from diffretriever.training.recipes import read_recipe
 from diffretriever.training.run import train
 
@@ -71,23 +73,31 @@ def main() -> None:
                 train(settings)
             _evaluate(arguments.out, label, "single,multi" if name == "k4-16" else "single", arguments.collections)
     values = {row: _values(arguments.out, *which, arguments.seeds) for row, which in ROWS.items()}
-    found = {"seeds": arguments.seeds, "overrides": arguments.set, "base": arguments.base, "rows": _rows(values)}
-    found["pairs"] = _pairs(values)
+    pairs = {task: _pairs(values, task) for task in next(iter(values.values()))}
+    found = {
+        "seeds": arguments.seeds,
+        "overrides": arguments.set,
+        "base": arguments.base,
+        "versions": versions(),
+        "rows": {row: {task: _means(by_seed, task) for task in by_seed} for row, by_seed in values.items()},
+        "pairs": {task: [asdict(pair) for pair in of_task] for task, of_task in pairs.items()},
+    }
     write_json(arguments.out / "matched.json", found)
-    text = "\n".join((_heading(arguments.base, arguments.seeds), _table(values), _pair_table(found["pairs"])))
+    text = "\n".join((_heading(arguments.base, arguments.seeds), _table(values), _pair_table(pairs)))
     (arguments.out / "matched.md").write_text(text, encoding="utf-8")
     print(text)
 
 
 def _heading(base: str, seeds: Sequence[int]) -> str:
     """Return what is compared, in words, from the recipe."""
-    recipe, base = read_recipe(RECIPE), "/".join(Path(base).parts[-2:])
+    recipe, named, found = read_recipe(RECIPE), "/".join(Path(base).parts[-2:]), versions()
     steps, batch = recipe.optimisation.steps, recipe.optimisation.batch
     return (
         "## Matched comparison\n\n"
-        f"`recipes/matched.yaml` from {base}, seeds {', '.join(map(str, seeds))}: {steps} steps of {batch} pairs, "
+        f"`recipes/matched.yaml` from {named}, seeds {', '.join(map(str, seeds))}: {steps} steps of {batch} pairs, "
         f"contrastive loss alone, the same rows, negatives, temperature and schedule for all. {MEASURE} of the dense "
-        "vectors: mean over seeds (standard deviation). Made by `python benchmarks/matched.py`.\n"
+        f"vectors, passages cut at {recipe.model.max_passage_length} tokens: mean over seeds (standard deviation). Made "
+        f"by `python benchmarks/matched.py`; torch {found['torch']}, transformers {found['transformers']}.\n"
     )
 
 
@@ -114,22 +124,14 @@ def _means(values: Values, task: str) -> list[float]:
     return [statistics.fmean(queries.values()) for queries in values[task].values()]
 
 
-def _rows(values: dict[str, Values]) -> dict[str, dict[str, list[float]]]:
-    return {row: {task: _means(found, task) for task in found} for row, found in values.items()}
-
-
-def _pairs(values: dict[str, Values]) -> list[dict[str, object]]:
-    """Return every pair of rows: difference and p-value over the queries of each collection, corrected together."""
-    pairs: list[dict[str, object]] = []
-    for (first, a), (second, b) in combinations(values.items(), 2):
-        for task in a:
-            left, right = _by_query(a[task]), _by_query(b[task])
-            gap = statistics.fmean(left.values()) - statistics.fmean(right.values())
-            p = randomisation_test(list(left.values()), [right[q] for q in left], seed=0)
-            pairs.append({"first": first, "second": second, "task": task, "difference": gap, "p": p})
-    for pair, corrected in zip(pairs, holm([float(str(p["p"])) for p in pairs]), strict=True):
-        pair["p_holm"] = corrected
-    return pairs
+def _pairs(values: dict[str, Values], task: str) -> list[Pair]:
+    """Return every pair of rows on one collection, the better first; p-values are corrected over these pairs."""
+    evaluations = {}
+    for row, found in values.items():
+        queries = _by_query(found[task])
+        mean = MeasureValue(MEASURE, statistics.fmean(queries.values()))
+        evaluations[row] = Evaluation(row, len(queries), (mean,), {MEASURE: queries})
+    return compare(evaluations, [MEASURE])
 
 
 def _by_query(seeds: dict[str, dict[str, float]]) -> dict[str, float]:
@@ -153,16 +155,17 @@ def _spread(seeds: Sequence[float]) -> str:
     return f"{statistics.fmean(seeds):.3f} ({statistics.stdev(seeds) if len(seeds) > 1 else 0.0:.3f})"
 
 
-def _pair_table(pairs: object) -> str:
+def _pair_table(pairs: dict[str, list[Pair]]) -> str:
     lines = [
-        "Differences, query by query, paired randomisation test; p also after Holm's correction over all:",
+        "Differences, query by query; p of the paired randomisation test after Holm's correction by collection:",
         "",
-        "| first | second | collection | difference | p | p, Holm |",
-        "|---|---|---|---|---|---|",
+        "| collection | better | worse | difference | p |",
+        "|---|---|---|---|---|",
     ]
-    for pair in pairs if isinstance(pairs, list) else []:
-        numbers = f"{pair['difference']:+.3f} | {pair['p']:.4f} | {pair['p_holm']:.4f}"
-        lines.append(f"| {pair['first']} | {pair['second']} | {pair['task']} | {numbers} |")
+    for task, of_task in pairs.items():
+        for pair in of_task:
+            numbers = f"{pair.difference:+.3f} | {pair.randomisation_holm:.4f}"
+            lines.append(f"| {task} | {pair.first} | {pair.second} | {numbers} |")
     return "\n".join(lines) + "\n"
 
 

@@ -37,7 +37,8 @@ def test_the_table_has_means_and_deviations_over_seeds_and_pairs_have_their_quer
     table = matched._table(values)
     assert "| DiffEmbed, mean of tokens | 0.375 (0.035) | 0.375 (0.035) |" in table
     assert "| DiffRetriever (4, 16), MaxSim | 0.675 (0.035) |" in table
-    (pair,) = matched._pairs(values)
-    assert pair["difference"] == pytest.approx(-0.3)
-    assert pair["p"] == pytest.approx(0.5)  # two queries that agree: the least that two can say
-    assert "| few.test | -0.300 | 0.5000 | 0.5000 |" in matched._pair_table([pair])
+    (pair,) = matched._pairs(values, "few.test")
+    assert (pair.first, pair.second) == ("DiffRetriever (4, 16), MaxSim", "DiffEmbed, mean of tokens")
+    assert pair.difference == pytest.approx(0.3)
+    assert pair.randomisation_p == pytest.approx(0.5)  # two queries that agree: the least that two can say
+    assert f"| few.test | {pair.first} | {pair.second} | +0.300 | 0.5000 |" in matched._pair_table({"few.test": [pair]})
