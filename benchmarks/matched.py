@@ -96,8 +96,8 @@ def _heading(base: str, seeds: Sequence[int]) -> str:
         "## Matched comparison\n\n"
         f"`recipes/matched.yaml` from {named}, seeds {', '.join(map(str, seeds))}: {steps} steps of {batch} pairs, "
         f"contrastive loss alone, the same rows, negatives, temperature and schedule for all. {MEASURE} of the dense "
-        f"vectors, passages cut at {recipe.model.max_passage_length} tokens: mean over seeds (standard deviation). Made "
-        f"by `python benchmarks/matched.py`; torch {found['torch']}, transformers {found['transformers']}.\n"
+        f"vectors, passages cut at {recipe.model.max_passage_length} tokens: mean over seeds (standard deviation). "
+        f"Made by `python benchmarks/matched.py`; torch {found['torch']}, transformers {found['transformers']}.\n"
     )
 
 
