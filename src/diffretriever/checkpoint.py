@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple, get_args
 
 from diffretriever.backbones.lora import adapter_settings, is_adapter
-from diffretriever.conventions import SlotPositions
+from diffretriever.conventions import SlotPositions, Terms
 from diffretriever.errors import CheckpointError
 from diffretriever.json_files import read_json_object
 
@@ -61,6 +61,7 @@ class RetrieverSettings:
         system: the system it was tuned as; None for the usual one of its backbone.
         slot_positions: "after" the text, where the masked positions stand (None, too), or "spread" over it: see
             `Frame.spread`.
+        terms: whether a text weights the "pieces" of its words (None, too) or their "stems": see `stems.StemPieces`.
         expected_ids: prefix and suffix ids per side that a checkpoint of the paper's code records, to be checked.
     """
 
@@ -75,6 +76,7 @@ class RetrieverSettings:
     tuned: bool = False
     system: str | None = None
     slot_positions: SlotPositions | None = None
+    terms: Terms | None = None
     expected_ids: tuple[tuple[int, ...], ...] | None = None
 
     @classmethod
@@ -100,10 +102,9 @@ class RetrieverSettings:
         known = set(cls.__dataclass_fields__) - {"expected_ids"}
         if unknown := sorted(set(raw) - known):
             raise CheckpointError(f"{path}: unknown setting {unknown[0]!r}; known are {', '.join(sorted(known))}")
-        if raw.get("slot_positions") not in (None, *get_args(SlotPositions)):
-            raise CheckpointError(
-                f"{path}: slot_positions is {raw['slot_positions']!r}, not one of {', '.join(get_args(SlotPositions))}"
-            )
+        for name, values in (("slot_positions", get_args(SlotPositions)), ("terms", get_args(Terms))):
+            if raw.get(name) not in (None, *values):
+                raise CheckpointError(f"{path}: {name} is {raw[name]!r}, not one of {', '.join(values)}")
         return cls(**raw)
 
     def save(self, folder: Path) -> None:

@@ -10,6 +10,7 @@ from diffretriever.errors import InputError
 Readout = Literal["slot", "aligned"]
 Side = Literal["query", "passage"]
 SlotPositions = Literal["after", "spread"]
+Terms = Literal["pieces", "stems"]
 System = Literal["diffretriever", "diffembed", "repllama", "promptreps"]
 
 
@@ -26,6 +27,8 @@ class Protocol:
         parse_special_tokens: whether a special token spelled out inside a user's text becomes that token.
         quantised_terms: whether term weights are integers (x100), as in the paper's code, or fp32.
         bf16_scores: whether score products are rounded to bf16 (the paper's code; it ties many scores).
+        unit_pooled: whether the pooled vector, the mean of a text's unit vectors, is given length 1 again. Without that
+            (the paper's code) a passage whose slots differ counts less than one whose slots agree.
         linear_schedule: whether tuned checkpoints denoise K // S positions a step (the paper's training class)
             instead of the schedule over noise levels that zero-shot models use.
     """
@@ -36,6 +39,7 @@ class Protocol:
     parse_special_tokens: bool
     quantised_terms: bool
     bf16_scores: bool
+    unit_pooled: bool
     linear_schedule: bool
 
 
@@ -46,6 +50,7 @@ DEFAULT = Protocol(
     parse_special_tokens=False,
     quantised_terms=False,
     bf16_scores=False,
+    unit_pooled=True,
     linear_schedule=False,
 )
 
@@ -56,6 +61,7 @@ PAPER = Protocol(
     parse_special_tokens=True,
     quantised_terms=True,
     bf16_scores=True,
+    unit_pooled=False,
     linear_schedule=True,
 )
 

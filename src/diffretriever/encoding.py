@@ -12,13 +12,14 @@ import torch
 
 from diffretriever.ahead import ahead
 from diffretriever.backbones.backbone import Backbone
-from diffretriever.conventions import Protocol, Side
+from diffretriever.conventions import Protocol, Side, Terms
 from diffretriever.corpus import Passage
 from diffretriever.encoder import PassageLike
 from diffretriever.errors import InputError
 from diffretriever.progress import progress_bar
 from diffretriever.representations import Provenance, Representations, SlotWords
 from diffretriever.sequences import Batch, Frame, batches_by_length, collate
+from diffretriever.stems import StemPieces
 from diffretriever.terms import ContentWords, TermRule, strongest_weights, term_rows
 
 # Texts tokenised and sorted by length at once: bounds what is in memory beside the results.
@@ -67,7 +68,7 @@ class _Computed(NamedTuple):
         rows: where its texts stand in their chunk.
         last: whether it is the last of its chunk.
         unit: [B, K, D] unit vectors.
-        pooled: [B, D] means of the vectors that count.
+        pooled: [B, D] means of the vectors that count, normalised again if the protocol says so.
         keep: [B, K] which count.
         content: [B, R] content ids.
         weights: [B, R] their weights.
@@ -97,6 +98,7 @@ class TextEncoder(ABC):
         frames: what surrounds the texts of each side.
         term_rule: how logits become term weights; None for a system without sparse representations.
         batch_tokens: tokens per forward pass, padding included; 2,048 on a CPU and 32,768 elsewhere by default.
+        terms: whether a text weights the "pieces" of its words or their "stems" (`stems.StemPieces`).
     """
 
     def __init__(
@@ -106,6 +108,7 @@ class TextEncoder(ABC):
         frames: Mapping[Side, Frame],
         term_rule: TermRule | None,
         batch_tokens: int | None = None,
+        terms: Terms = "pieces",
     ) -> None:
         self.backbone = backbone
         self.protocol = protocol
@@ -115,7 +118,9 @@ class TextEncoder(ABC):
         excluded = frozenset({backbone.special.mask})
         if protocol.strict_content:
             excluded |= backbone.tokenizer.special_ids
-        self.content = ContentWords(backbone.tokenizer.encode_words, excluded, protocol.strict_content)
+        tokenizer = backbone.tokenizer
+        encode_words = StemPieces(tokenizer).encode_words if terms == "stems" else tokenizer.encode_words
+        self.content = ContentWords(encode_words, excluded, protocol.strict_content)
 
     @property
     @abstractmethod
@@ -250,6 +255,8 @@ class TextEncoder(ABC):
         keep = reading.keep
         unit = torch.nn.functional.normalize(reading.hidden.float(), dim=-1)
         pooled = (unit * keep[:, :, None]).sum(1) / keep.sum(1, keepdim=True).clamp(min=1)
+        if self.protocol.unit_pooled:
+            pooled = torch.nn.functional.normalize(pooled, dim=-1)
         weights = None
         if self.term_rule is not None and item.content is not None:
             content = item.content.to(reading.hidden.device, non_blocking=True)

@@ -53,8 +53,9 @@ class PooledMatch:
     Attributes:
         query_slot: index of the query slot, from 0.
         similarity: its product with the passage's pooled vector.
-        contribution: its part of the score: the similarity over the number of query slots, and an equal part of what
-            rounding the query's pooled vector changed.
+        contribution: its part of the score: the similarity over the number of query slots and the length of their
+            mean (the latter not under the paper protocol), and an equal part of what rounding the query's pooled
+            vector changed.
         query_words: what the query slot predicts, best first; empty when words were not asked for.
     """
 
@@ -321,10 +322,12 @@ def _pooled_matches(queries: Representations, passages: Representations) -> tupl
     if not len(vectors):
         return ()
     similarities = vectors @ pooled
-    # The pooled vectors may be rounded, and are what is compared.
-    rounding = (float(queries.pooled[0] @ pooled) - float(similarities.mean())) / len(vectors)
+    # The pooled vectors are what is compared: they may be rounded, and have length 1 but for the paper protocol.
+    mean = float(np.linalg.norm(vectors.mean(axis=0)))
+    share = (float(np.linalg.norm(queries.pooled[0])) / mean if mean > 0 else 0.0) / len(vectors)
+    rounding = (float(queries.pooled[0] @ pooled) - share * float(similarities.sum())) / len(vectors)
     return tuple(
-        PooledMatch(i, s, s / len(vectors) + rounding, tuple(words[i]) if words else ())
+        PooledMatch(i, s, share * s + rounding, tuple(words[i]) if words else ())
         for i, s in enumerate(similarities.tolist())
     )
 

@@ -19,7 +19,7 @@ from diffretriever.checkpoint import RetrieverSettings, checkpoint_folders, loca
 from diffretriever.errors import CheckpointError, InputError
 from diffretriever.prompts import Chat, Prompt
 
-_SLOTS = "slots.safetensors"
+_SLOTS, _TERMS = "slots.safetensors", "terms.safetensors"
 #: Systems that read no vocabulary head.
 _HEADLESS = ("diffembed", "repllama")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -85,7 +85,9 @@ def open_checkpoint(
     if settings.expected_ids is not None and given.get("prompt") is None:
         settings = replace(settings, prompt=_prompt_of_ids(backbone, settings, folder))
     settings = replace(settings, **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
-    return Checkpoint(backbone, settings, _slot_embeddings(folder))
+    if (bias := load_tensor(folder / _TERMS, "term_bias")) is not None:
+        backbone.term_bias = torch.nn.Parameter(bias.to(backbone.device, backbone.dtype), requires_grad=False)
+    return Checkpoint(backbone, settings, load_tensor(folder / _SLOTS, "slot_embeddings"))
 
 
 def _settings_for(system: object, recorded: RetrieverSettings) -> RetrieverSettings:
@@ -106,8 +108,9 @@ def save_checkpoint(
     settings: RetrieverSettings,
     slot_embeddings: torch.Tensor | None,
     tensors: Mapping[str, torch.Tensor] | None = None,
+    term_bias: torch.Tensor | None = None,
 ) -> None:
-    """Write config, weights, tokeniser, slot embeddings and settings into a folder that `open_checkpoint` reads.
+    """Write a folder that `open_checkpoint` reads: config, weights, tokeniser, slot embeddings, term bias, settings.
 
     Weights are written under the native class's names, and the config says which row they belong to.
 
@@ -117,6 +120,7 @@ def save_checkpoint(
         settings: what the checkpoint records.
         slot_embeddings: [2, K_max, D]; None for none.
         tensors: weights to write instead of the model's own, by the same names.
+        term_bias: [V] to write instead of the backbone's own.
 
     Raises:
         InputError: weights are rounded to float8, which a checkpoint does not hold.
@@ -135,20 +139,26 @@ def save_checkpoint(
     special = {f"{k}_token_id": v for k, v in _special(backbone).items()}
     config = {**config, "model_type": backbone.spec.model_types[0], **special}
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-    save_around_weights(folder, backbone, settings, slot_embeddings)
+    save_around_weights(folder, backbone, settings, slot_embeddings, term_bias)
 
 
 def save_around_weights(
-    folder: Path, backbone: Backbone, settings: RetrieverSettings, slot_embeddings: torch.Tensor | None
+    folder: Path,
+    backbone: Backbone,
+    settings: RetrieverSettings,
+    slot_embeddings: torch.Tensor | None,
+    term_bias: torch.Tensor | None = None,
 ) -> None:
-    """Write tokeniser, settings and slot embeddings: what a checkpoint holds beside its weights, or an adapter."""
+    """Write what a checkpoint holds beside its weights, or an adapter: see `save_checkpoint`."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
     backbone.tokenizer.save(folder)
     settings.save(folder)
-    if slot_embeddings is not None:
-        save_file({"slot_embeddings": slot_embeddings.detach().cpu().contiguous()}, str(folder / _SLOTS))
+    bias = backbone.term_bias if term_bias is None else term_bias
+    for file, name, tensor in ((_SLOTS, "slot_embeddings", slot_embeddings), (_TERMS, "term_bias", bias)):
+        if tensor is not None:
+            save_file({name: tensor.detach().cpu().contiguous()}, str(folder / file))
 
 
 def _tied(model: torch.nn.Module) -> bool:
@@ -161,19 +171,24 @@ def _special(backbone: Backbone) -> dict[str, int]:
     return {role: i for role, i in named.items() if i >= 0}
 
 
-def _slot_embeddings(folder: Path) -> torch.Tensor | None:
+def load_tensor(path: Path, name: str) -> torch.Tensor | None:
+    """Return the one tensor of a safetensors file, fp32; None if there is no such file.
+
+    Raises:
+        CheckpointError: the file cannot be read, or holds something else.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    if not (folder / _SLOTS).is_file():
+    if not path.is_file():
         return None
     try:
-        tensors = load_file(str(folder / _SLOTS))
+        tensors = load_file(str(path))
     except SafetensorError as error:
-        raise CheckpointError(f"{folder / _SLOTS}: not a readable safetensors file: {error}") from error
-    if set(tensors) != {"slot_embeddings"}:
-        raise CheckpointError(f"{folder / _SLOTS}: holds {sorted(tensors)}, not one tensor 'slot_embeddings'")
-    return tensors["slot_embeddings"].float()
+        raise CheckpointError(f"{path}: not a readable safetensors file: {error}") from error
+    if set(tensors) != {name}:
+        raise CheckpointError(f"{path}: holds {sorted(tensors)}, not one tensor {name!r}")
+    return tensors[name].float()
 
 
 def _prompt_of_ids(backbone: Backbone, settings: RetrieverSettings, folder: Path) -> str:

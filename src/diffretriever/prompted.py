@@ -63,7 +63,9 @@ class PromptedEncoder(TextEncoder, ABC):
         slot_embeddings: torch.Tensor | None = None,
         batch_tokens: int | None = None,
     ) -> None:
-        super().__init__(backbone, protocol_named(settings.protocol), frames, rule, batch_tokens)
+        super().__init__(
+            backbone, protocol_named(settings.protocol), frames, rule, batch_tokens, settings.terms or "pieces"
+        )
         self.settings = replace(settings, prompt=prompt.to_mapping(), system=self.system)
         self.prompt = prompt
         self.chat = chat
@@ -92,6 +94,7 @@ class PromptedEncoder(TextEncoder, ABC):
             version=__version__,
             stops=self.stops,
             system=self.system,
+            terms=s.terms or "pieces",
         )
 
     def save_pretrained(self, path: str | Path) -> None:

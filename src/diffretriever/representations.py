@@ -46,6 +46,7 @@ class Provenance:
         version: version of this package.
         stops: which predicted tokens end a text's slots early: "none", "special", "structural" or "quote".
         system: name of the system that reads the backbone (docs/systems.md).
+        terms: what a text weights of its words, "pieces" or "stems".
     """
 
     model: str
@@ -63,6 +64,7 @@ class Provenance:
     version: str
     stops: str = "none"
     system: str = "diffretriever"
+    terms: str = "pieces"
 
     def differences(self, other: Provenance) -> list[str]:
         """Return one line per field in which scores would stop being comparable; empty when they are.
@@ -105,7 +107,7 @@ class Representations:
         dense: [T, D] unit vectors of all kept slots, text after text.
         offsets: [N + 1]; the vectors of text i are dense[offsets[i]:offsets[i + 1]]. A text may have fewer
             than K vectors (slots after an early stop are dropped), so K is ragged.
-        pooled: [N, D] mean of a text's unit vectors, not normalised again (paper protocol, single dense).
+        pooled: [N, D] mean of a text's unit vectors (single dense): of length 1, or under the paper protocol as it is.
         sparse: [N, V] term weights, CSR, fp32.
         words: predicted words per vector, or None when not asked for.
         provenance: how the numbers were made.

@@ -2,7 +2,8 @@
 
 Three scores (docs/method.md, 5, 6 and 8):
 
-* single dense: `<q, p>` of the pooled vectors, each the mean of a text's unit vectors, not normalised again;
+* single dense: `<q, p>` of the pooled vectors, each the mean of a text's unit vectors (under the paper protocol not
+  normalised again);
 * multi dense (MaxSim): `sum_i max(0, max_j <q_i, p_j>)` over query slots i and passage slots j;
 * sparse: `sum_t w_q(t) w_p(t)` over vocabulary ids t.
 

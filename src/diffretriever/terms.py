@@ -10,7 +10,7 @@ Sources: docs/method.md, 7, and the stop words and Punkt parameters under
 from __future__ import annotations
 
 import string
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -74,7 +74,8 @@ class ContentWords:
 
     Args:
         encode_words: pieces of each of some words, no special tokens added; a `tokenizers.Tokenizer` gives them as
-            `lambda words: [e.ids for e in tokenizer.encode_batch(words, add_special_tokens=False)]`.
+            `lambda words: [e.ids for e in tokenizer.encode_batch(words, add_special_tokens=False)]`; or see
+            `stems.StemPieces`.
         excluded_ids: ids that no text may weight, the mask id at least.
         strict: whether tokens without a letter or digit, single cased letters and clitics ("n't", "'s") go too.
             The paper's filter lets them pass (False).
@@ -106,11 +107,11 @@ class ContentWords:
         return rows
 
     def _ids(self, texts: list[list[str]]) -> list[IntArray]:
-        pieces = self._learn({word: None for words in texts for word in words})
+        pieces = self.pieces({word: None for words in texts for word in words})
         return [np.array(sorted({i for w in set(words) for i in pieces[w]}), dtype=np.int64) for words in texts]
 
-    def _learn(self, words: Iterable[str]) -> dict[str, tuple[int, ...]]:
-        """Tokenise the words that are not remembered; return a memory that holds all of `words`.
+    def pieces(self, words: Iterable[str]) -> Mapping[str, tuple[int, ...]]:
+        """Return the ids of each of `words`, those of other remembered words among them.
 
         A full memory is replaced, not emptied, since another thread may be reading it.
         """

@@ -48,7 +48,11 @@ class Backbone(nn.Module):
         fingerprint: digest of weights and tokeniser.
         weights_dtype: what the layers' weights are rounded to, where that is not `dtype`; "" where it is.
         graphs: runs single sequences in inference mode, on devices where that is faster; None for none.
+        term_bias: [V] learned part of the logits that term weights come from; the words that slots predict do without.
+            None for none.
     """
+
+    term_bias: nn.Parameter | None
 
     def __init__(
         self,
@@ -66,6 +70,7 @@ class Backbone(nn.Module):
         self.fingerprint = fingerprint
         self.weights_dtype = ""
         self.graphs: SequenceGraphs | None = None
+        self.register_parameter("term_bias", None)
 
     @property
     def device(self) -> torch.device:
@@ -193,8 +198,9 @@ class Backbone(nn.Module):
     def logits_of_rows(self, hidden: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """Return the logits [B, K, R] of hidden states [B, K, D] for each text's own vocabulary rows [B, R].
 
-        Only those rows of the vocabulary matrix are multiplied, since the sparse representation keeps no others
-        (docs/method.md, 7); padding rows (-1) give the logit of id 0, to be ignored.
+        These are for term weights, and have the term bias added if there is one. Only those rows of the vocabulary
+        matrix are multiplied, since the sparse representation keeps no others (docs/method.md, 7); padding rows (-1)
+        give the logit of id 0, to be ignored.
         """
         decoder = self._decoder
         x = self.before_vocabulary(hidden.to(decoder.weight.device))
@@ -202,7 +208,9 @@ class Backbone(nn.Module):
         blocks = []
         for ids in torch.split(rows, _ROW_BLOCK, dim=1):
             block = x @ decoder.weight[ids].transpose(1, 2)
-            blocks.append(block if decoder.bias is None else block + decoder.bias[ids][:, None, :])
+            for bias in (decoder.bias, self.term_bias):
+                block = block if bias is None else block + bias.to(block.device)[ids][:, None, :].to(block.dtype)
+            blocks.append(block)
         return torch.cat(blocks, dim=-1) if blocks else x.new_zeros((*x.shape[:2], 0))
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from diffretriever.checkpoint import RetrieverSettings
-from diffretriever.conventions import SlotPositions, System
+from diffretriever.conventions import SlotPositions, System, Terms
 from diffretriever.errors import InputError
 from diffretriever.training.checks import at_least, one_of, share
 
@@ -59,6 +59,10 @@ class ModelSettings:
             Function words ("of") do well in encoders, whose tokens gather what stands around them; the vectors then
             learn at `optimisation.learning_rate`, not at the head's rate.
         slot_positions: "after" the text or "spread" over it, as `Frame.spread` says; that of the base by default.
+        terms: whether a text weights the "pieces" of its words or their "stems", see `stems.StemPieces`; that of the
+            base by default.
+        term_bias: whether term weights have a learned bias per vocabulary id, which starts as what a term weighs by its
+            document frequency alone. The words that slots say are read without it.
         slot_noise: standard deviation of the random part.
         pooling_layer: whether a BERT encoder gets one more layer, whose every position starts as the average of the
             last hidden states; see `pooling_layer.append_pooling_layer`.
@@ -82,6 +86,8 @@ class ModelSettings:
     slot_embeddings: bool = False
     slot_start: str = "auto"
     slot_positions: SlotPositions | None = None
+    terms: Terms | None = None
+    term_bias: bool = False
     slot_noise: float = 0.05
     pooling_layer: bool = False
     lora: LoraSettings | None = None
@@ -94,6 +100,7 @@ class ModelSettings:
             system=(self.system, get_args(System)),
             dtype=(self.dtype, get_args(DType)),
             attention=(self.attention, get_args(Attention)),
+            terms=(self.terms or "pieces", get_args(Terms)),
         )
         share(dropout=self.dropout)
         if self.slot_positions is not None:
@@ -121,4 +128,5 @@ class ModelSettings:
             tuned=True,
             system=self.system,
             slot_positions=self.slot_positions,
+            terms=self.terms,
         )

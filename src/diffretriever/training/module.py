@@ -24,7 +24,7 @@ _OTHERS: dict[str, type[DiffEmbed] | type[RepLLaMA] | type[PromptReps]] = {
     cls.system: cls for cls in (DiffEmbed, RepLLaMA, PromptReps)
 }
 #: Parts of parameter names that belong to the vocabulary head.
-HEAD_PARTS = (".predictions.", "lm_head.")
+HEAD_PARTS = (".predictions.", "lm_head.", "term_bias")
 
 
 class Outputs(NamedTuple):
@@ -118,6 +118,8 @@ class RetrieverModule(nn.Module):
 
     def freeze_head(self) -> None:
         """Train the vocabulary head no further, where no objective reads it; embeddings tied to it are trained on."""
+        if self.backbone.term_bias is not None:
+            self.backbone.term_bias.requires_grad_(False)
         head = self.backbone.model.get_output_embeddings()  # type: ignore[operator]
         inputs = self.backbone.model.get_input_embeddings()  # type: ignore[operator]
         if head is not None and head.weight is not inputs.weight:
@@ -140,6 +142,9 @@ def build_module(base: Base, settings: ModelSettings, seed: int) -> RetrieverMod
     Raises:
         CheckpointError: the system cannot read this backbone.
     """
+    if settings.term_bias and base.backbone.term_bias is None:
+        zeros = torch.zeros(base.backbone.vocabulary_size, device=base.backbone.device)
+        base.backbone.term_bias = nn.Parameter(zeros)
     if settings.system != "diffretriever":
         return RetrieverModule(_OTHERS[settings.system](base.backbone, base.settings))
     encoder = DiffRetriever(base.backbone, base.settings)

@@ -84,6 +84,7 @@ def prepare(settings: TrainingSettings, *, progress: bool = False) -> tuple[Retr
     if settings.model.lora is not None:
         check_lora_base(settings.model.base, merged=settings.model.lora.merge, headless=not base.backbone.fingerprint)
         add_lora(base.backbone, settings.model.lora, settings.model.base)
+    new_bias = settings.model.term_bias and base.backbone.term_bias is None
     module = build_module(base, settings.model, settings.seed)
     if not settings.loss.needs_head:
         module.freeze_head()
@@ -94,7 +95,10 @@ def prepare(settings: TrainingSettings, *, progress: bool = False) -> tuple[Retr
     teacher = _teacher(settings, device, module)
     embed = None if teacher is None else lambda texts: teacher.encode(texts, "query")[0].cpu().numpy()
     schedule = Schedule(settings, files, embed, world.agreed)
-    builder = BatchBuilder(settings, module, world, _word_targets(settings, module, files))
+    targets = _word_targets(settings, module, files)
+    if new_bias and targets is not None:
+        targets.start(module.backbone, settings.loss.term_scale)
+    builder = BatchBuilder(settings, module, world, targets)
     folder = RunFolder(Path(settings.output))
     about: dict[str, object] = {}
     if arguments.should_save:
@@ -172,7 +176,7 @@ def _teacher(settings: TrainingSettings, device: torch.device, module: Retriever
 
 
 def _word_targets(settings: TrainingSettings, module: RetrieverModule, files: Sequence[RowFile]) -> WordTargets | None:
-    if not settings.loss.needs_statistics:
+    if not (settings.loss.needs_statistics or settings.model.term_bias):
         return None
     room = text_room(module, "passage", None)
     prepared = TextPreparer(module.encoder).prepare(sampled_passages(files), "passage", room)

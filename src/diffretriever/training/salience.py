@@ -101,6 +101,11 @@ def log_prior(targets: Iterable[Sequence[int]], vocabulary_size: int) -> list[fl
     return [math.log((counts[i] + 1) / total) for i in range(vocabulary_size)]
 
 
+def term_logits(statistics: TermStatistics, vocabulary_size: int, *, scale: float) -> list[float]:
+    """Return per vocabulary id the logit whose term weight log(1 + logit) is scale * sqrt(idf), see `query_weights`."""
+    return [math.expm1(scale * math.sqrt(statistics.idf(i))) for i in range(vocabulary_size)]
+
+
 def query_weights(words: ContentPieces, statistics: TermStatistics, *, scale: float) -> dict[int, float]:
     """Return scale * sqrt(idf) per content id of a query; see `passage_weights`."""
     return {i: scale * math.sqrt(statistics.idf(i)) for i in {i for _, ids in words for i in ids}}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffretriever.errors import CheckpointError
 from diffretriever.json_files import write_json
-from diffretriever.pretrained import save_around_weights, save_checkpoint
+from diffretriever.pretrained import load_tensor, save_around_weights, save_checkpoint
 from diffretriever.training.lora import has_lora, load_adapter, merged_tensors, save_adapter
 from diffretriever.training.module import RetrieverModule
 
@@ -45,18 +45,20 @@ def save_model(
     settings = replace(module.encoder.settings, tuned=True)
     slots = module.slot_embeddings if state is None else state.get("slot_embeddings")
     slots = None if slots is None else slots.detach().to(dtype)
+    bias = module.backbone.term_bias if state is None else state.get("backbone.term_bias")
+    bias = None if bias is None else bias.detach().to(dtype)
     weights = None if state is None else _of_backbone(state)
     if has_lora(backbone.model) and not merge:
         save_adapter(backbone.model, folder, dtype, weights)
-        save_around_weights(folder, backbone, settings, slots)
+        save_around_weights(folder, backbone, settings, slots, bias)
     elif has_lora(backbone.model):
-        save_checkpoint(folder, backbone, settings, slots, merged_tensors(backbone.model, dtype, weights))
+        save_checkpoint(folder, backbone, settings, slots, merged_tensors(backbone.model, dtype, weights), bias)
     else:
         if weights is not None:
             weights = {n: t.to(dtype) if t.is_floating_point() else t for n, t in weights.items()}
         elif dtype is not None and dtype != backbone.dtype:
             backbone = copy.deepcopy(backbone).to(dtype)
-        save_checkpoint(folder, backbone, settings, slots, weights)
+        save_checkpoint(folder, backbone, settings, slots, weights, bias)
     if about is not None:
         write_json(folder / _ABOUT, about)
 
@@ -72,16 +74,21 @@ def load_model(module: RetrieverModule, folder: Path) -> None:
     Raises:
         CheckpointError: a tensor is missing, unexpected or of another shape.
     """
-    from safetensors.torch import load_file
-
     if has_lora(module.backbone.model):
         load_adapter(module.backbone.model, folder)
     else:
         _load_weights(module, folder)
-    if module.slot_embeddings is not None:
-        slots = load_file(str(folder / "slots.safetensors"))["slot_embeddings"]
+    learned = (
+        ("slots.safetensors", "slot_embeddings", module.slot_embeddings),
+        ("terms.safetensors", "term_bias", module.backbone.term_bias),
+    )
+    for file, name, parameter in learned:
+        if parameter is None:
+            continue
+        if (saved := load_tensor(folder / file, name)) is None:
+            raise CheckpointError(f"{folder}: {file} is missing; give the folder of this model")
         with torch.no_grad():
-            module.slot_embeddings.copy_(slots)
+            parameter.copy_(saved)
 
 
 def _load_weights(module: RetrieverModule, folder: Path) -> None:

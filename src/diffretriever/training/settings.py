@@ -286,6 +286,8 @@ class TrainingSettings:
             )
         if self.teacher is None and (self.loss.needs_teacher or self.data.group > 1):
             raise InputError("loss.scores, loss.vectors and data.group > 1 need a teacher; name one under `teacher`")
+        if self.model.term_bias and not (self.loss.sparse or self.loss.terms):
+            raise InputError("model.term_bias is on and no objective reads term weights; set loss.sparse or loss.terms")
         if self.loss.needs_head and self.model.system in ("diffembed", "repllama"):
             raise InputError(
                 f"{self.model.system} reads no vocabulary head; set loss.sparse, loss.words, loss.terms and "

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from diffretriever.conventions import Side
 from diffretriever.prompted import PromptedEncoder
-from diffretriever.terms import CACHED_WORDS
 from diffretriever.training.salience import ContentPieces
 
 #: Characters per token that a first rough cut leaves, so that a very long text is not tokenised whole.
@@ -39,9 +38,6 @@ class TextPreparer:
     def __init__(self, encoder: PromptedEncoder, *, words: bool = True) -> None:
         self._encoder = encoder
         self._wanted = words
-        self._pieces: dict[str, tuple[int, ...]] = {}
-        special = encoder.backbone.tokenizer.special_ids if encoder.protocol.strict_content else frozenset()
-        self._excluded = special | {encoder.backbone.special.mask}
 
     def prepare(self, texts: Sequence[str], side: Side, limit: int) -> list[PreparedText]:
         """Return texts cut to `limit` tokens; words past the cut do not count."""
@@ -52,17 +48,8 @@ class TextPreparer:
             for text, row in zip(texts, ids, strict=True)
         ]
         found = [self._encoder.content.words(text) for text in shown] if self._wanted else [[] for _ in shown]
-        self._learn({word for words in found for word in words})
+        pieces = self._encoder.content.pieces({word: None for words in found for word in words})
         return [
-            PreparedText(text, row[:limit], [(word, self._pieces[word]) for word in words])
+            PreparedText(text, row[:limit], [(word, pieces[word]) for word in words])
             for text, row, words in zip(shown, ids, found, strict=True)
         ]
-
-    def _learn(self, words: Iterable[str]) -> None:
-        words = set(words)
-        new = sorted(words - self._pieces.keys())
-        if len(self._pieces) + len(new) > CACHED_WORDS:
-            self._pieces, new = {}, sorted(words)
-        if new:
-            for word, ids in zip(new, self._encoder.backbone.tokenizer.encode_words(new), strict=True):
-                self._pieces[word] = tuple(i for i in ids if i not in self._excluded)

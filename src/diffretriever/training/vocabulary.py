@@ -19,6 +19,7 @@ from diffretriever.training.salience import (
     passage_weights,
     query_weights,
     salient_words,
+    term_logits,
 )
 from diffretriever.training.settings import WordOrder
 from diffretriever.training.texts import PreparedText
@@ -56,6 +57,16 @@ class WordTargets:
         offset = prior * torch.tensor(log_prior(said, size))
         no_word = torch.tensor([not is_whole_word(backbone.tokenizer.text_of(i)) for i in range(size)])
         return WordTargets(statistics, (offset, offset.masked_fill(no_word, float(offset.max()))))
+
+    @torch.no_grad()
+    def start(self, backbone: Backbone, scale: float) -> None:
+        """Set the term bias of a backbone to what a term weighs by its document frequency alone.
+
+        A weight w comes from a logit of exp(w) - 1; slots then need only say what is particular to a text.
+        """
+        if backbone.term_bias is not None:
+            logits = term_logits(self.statistics, backbone.vocabulary_size, scale=scale)
+            backbone.term_bias.copy_(torch.tensor(logits))
 
     def weights(self, texts: Sequence[PreparedText], side: Side, content: Tensor, scale: float) -> Tensor:
         """Return the lexical weight [B, R] of every content id [B, R] of texts of one side."""

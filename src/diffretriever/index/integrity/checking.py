@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+import numpy.typing as npt
 
 from diffretriever.errors import IndexFormatError
 from diffretriever.index.integrity.digests import Checksum, passage_digest
@@ -146,9 +147,14 @@ def _problem(stored: StoredPassage, digest: bytes | None, storage: Storage) -> s
         return f"a vector's norm is {worst:.3g} away from 1"
     if storage.is_coarse or storage.drop is not None:  # the pooled vector is the mean of the vectors as they were
         return ""
-    if len(norms) and (gap := float(abs(vectors.mean(axis=0) - r.pooled[0]).max())) > _MEAN:
-        return f"the pooled vector is {gap:.3g} away from the mean of the vectors"
+    # Their lengths may differ: only the paper protocol leaves the mean as it is.
+    if len(norms) and (gap := float(abs(_unit(vectors.mean(axis=0)) - _unit(r.pooled[0])).max())) > _MEAN:
+        return f"the pooled vector points {gap:.3g} away from the mean of the vectors"
     return ""
+
+
+def _unit(vector: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    return vector / max(float(np.linalg.norm(vector)), 1e-9)
 
 
 def _batches(ids: Iterator[str]) -> Iterator[list[str]]:
