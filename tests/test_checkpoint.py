@@ -32,6 +32,7 @@ def test_settings_round_trip(tmp_path: Path) -> None:
         ('{"format": 1, "colour": 1}', "unknown setting 'colour'"),
         ("{", "not JSON"),
         ('{"slot_positions": "left"}', "slot_positions is 'left', not one of after, spread"),
+        ('{"terms": "words"}', "terms is 'words', not one of pieces, stems"),
     ],
 )
 def test_bad_settings(raw: str, message: str, tmp_path: Path) -> None:

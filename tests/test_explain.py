@@ -34,14 +34,26 @@ def one_text(slots, seed, words=("<b>&", "[red]x[/red]", "\x1b[2J", "earth")):
     return Representations(dense, np.array([0, slots]), pooled, sparse, slot_words, PROVENANCE)
 
 
+def unit_pooled(text):
+    length = np.linalg.norm(text.pooled, axis=1, keepdims=True)
+    return dataclasses.replace(text, pooled=text.pooled / np.maximum(length, 1e-9))
+
+
 def term(i):
     return f"<t{i}>"
 
 
 @settings(max_examples=50, deadline=None)
-@given(query_slots=st.integers(0, 5), passage_slots=st.integers(0, 6), seed=st.integers(0, 2**32 - 1))
-def test_contributions_add_up_to_the_scores(query_slots, passage_slots, seed):
+@given(
+    query_slots=st.integers(0, 5),
+    passage_slots=st.integers(0, 6),
+    seed=st.integers(0, 2**32 - 1),
+    unit=st.booleans(),
+)
+def test_contributions_add_up_to_the_scores(query_slots, passage_slots, seed, unit):
     query, passage = one_text(query_slots, seed), one_text(passage_slots, seed + 1)
+    if unit:
+        query, passage = (unit_pooled(query), unit_pooled(passage))
     result = explain(query, passage, term=term)
     dense, sparse = float(maxsim(query, passage)), float(sparse_dot(query, passage).toarray()[0, 0])
     assert sum(m.contribution for m in result.slots) == pytest.approx(dense, abs=1e-5)

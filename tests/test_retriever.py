@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -40,11 +41,20 @@ def test_shapes_norms_and_words(model: DiffRetriever, inputs: Inputs) -> None:
     assert len(got) == 20
     assert got.dense.shape == (int(got.offsets[-1]), 64)
     np.testing.assert_allclose(np.linalg.norm(got.dense, axis=1), 1, atol=1e-5)
-    np.testing.assert_allclose(got.pooled[3], got.vectors(3).mean(0), atol=1e-6)
+    mean = got.vectors(3).mean(0)
+    np.testing.assert_allclose(got.pooled[3], mean / np.linalg.norm(mean), atol=1e-6)
     words = got.slot_words(0)
     assert [len(w) for w in words] == [2] * len(got.vectors(0))
     assert all(0 < w.probability <= 1 and w.word for slot in words for w in slot)
     assert model.encode_passages(inputs.passages[:1]).slot_words(0) == []
+
+
+def test_the_paper_protocol_leaves_the_pooled_vector_as_the_mean(model: DiffRetriever, inputs: Inputs) -> None:
+    paper = DiffRetriever(model.backbone, replace(model.settings, protocol="paper"))
+    got = paper.encode_passages(inputs.passages)
+    means = np.stack([got.vectors(i).mean(0) for i in range(len(got))])
+    np.testing.assert_allclose(got.pooled, means, atol=1e-6)
+    assert (np.linalg.norm(got.pooled, axis=1) < 0.999).all()
 
 
 def test_batches_and_order_do_not_matter(model: DiffRetriever, inputs: Inputs) -> None:
@@ -247,6 +257,30 @@ def test_slots_that_stand_over_the_text(tmp_path: Path, inputs: Inputs, model: D
     assert loaded.settings.slot_positions == "spread"
     same(over, loaded.encode_passages(inputs.passages))
     assert loaded.provenance.prompt_hash == spread.provenance.prompt_hash
+
+
+def test_terms_that_are_stems_with_a_bias(tmp_path: Path, model: DiffRetriever) -> None:
+    backbone = copy.deepcopy(model.backbone)
+    stems = DiffRetriever(backbone, replace(model.settings, terms="stems"))
+    forms = stems.content.pieces(["work", "works", "working"])
+    assert {forms["works"], forms["working"]} == {forms["work"]}
+    texts = ["the works of it", "it is working"]
+    plain = stems.encode_passages(texts, words=3)
+    assert plain.sparse.indices.tolist() == [forms["work"][0]] * 2
+    bias = torch.zeros(backbone.vocabulary_size)
+    bias[forms["work"][0]] = 100.0
+    backbone.term_bias = torch.nn.Parameter(bias, requires_grad=False)
+    biased = stems.encode_passages(texts, words=3)
+    weights = biased.sparse[:, forms["work"][0]].toarray()[:, 0]
+    assert (weights > np.log(90)).all()
+    assert (weights > plain.sparse[:, forms["work"][0]].toarray()[:, 0] + 1).all()
+    np.testing.assert_array_equal(biased.dense, plain.dense)
+    assert biased.slot_words(0) == plain.slot_words(0)
+    stems.save_pretrained(tmp_path / "saved")
+    loaded = DiffRetriever.from_pretrained(tmp_path / "saved", device="cpu")
+    same(biased, loaded.encode_passages(texts))
+    assert loaded.provenance.terms == "stems"
+    assert model.provenance.differences(replace(model.provenance, terms="stems")) == ["terms: 'pieces' against 'stems'"]
 
 
 @pytest.mark.parametrize("name", ["tiny-llada", "tiny-llada-lora-k4", "tiny-dream-lora-k4"])

@@ -15,6 +15,7 @@ from diffretriever.training.saving import load_model
 from diffretriever.training.stepping import Engine, take_step
 from diffretriever.training.trainer import StepDataset
 
+BIASED_STEMS = {"terms": "stems", "term_bias": True}
 TEXTS = ["bread of the dough. yeast", "piano", "the galaxy of the star. orbit orbit"]
 
 
@@ -36,15 +37,15 @@ def stop_after(trainer, step):
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(make_settings, tmp_path):
-    whole = train(make_settings(output=str(tmp_path / "whole")))
-    halves = make_settings(output=str(tmp_path / "halves"))
+    whole = train(make_settings(model=BIASED_STEMS, output=str(tmp_path / "whole")))
+    halves = make_settings(model=BIASED_STEMS, output=str(tmp_path / "halves"))
     stop_after(prepare(halves)[0], 5)
     assert [row["step"] for row in log_of(tmp_path / "halves")] == [1, 2, 3, 4, 5]
     resumed = train(halves)
     logs = [log_of(tmp_path / run) for run in ("whole", "halves")]
     assert [[row["step"], row["loss"]] for row in logs[0]] == [[row["step"], row["loss"]] for row in logs[1]]
     assert len(logs[0]) == 6
-    for file in ("model.safetensors", "slots.safetensors"):
+    for file in ("model.safetensors", "slots.safetensors", "terms.safetensors"):
         one, other = load_file(whole / file), load_file(resumed / file)
         assert one.keys() == other.keys()
         assert all(torch.equal(one[name], other[name]) for name in one)
@@ -111,6 +112,28 @@ def test_slots_that_start_as_a_word_learn_as_slowly_as_the_model(make_trainer):
         make_trainer(model={"slot_start": "no-such-item"})
 
 
+def test_the_term_bias_starts_from_document_frequencies_and_is_kept(make_trainer, make_settings, tmp_path):
+    trainer = make_trainer(model=BIASED_STEMS)
+    module, builder = trainer.module, trainer.train_dataset._builder
+    bias = module.backbone.term_bias.detach().clone()
+    statistics = builder._targets.statistics
+    ids = [module.backbone.tokenizer.id_of(word) for word in ("piano", "violin", "music")]
+    wanted = [0.7 * statistics.idf(i) ** 0.5 for i in ids]
+    np.testing.assert_allclose(torch.log1p(bias[ids]), wanted, rtol=1e-5)
+    rates = {id(p): group["lr"] for group in trainer.create_optimizer().param_groups for p in group["params"]}
+    assert rates[id(module.backbone.term_bias)] == pytest.approx(2e-3)
+    folder = train(make_settings(model=BIASED_STEMS))
+    saved = load_file(folder / "terms.safetensors")["term_bias"].float()
+    assert (saved[ids] - bias[ids]).abs().max() > 1e-4
+    again = {"base": str(folder), "slot_embeddings": False, "term_bias": True}
+    tuned = make_trainer(model=again, output=str(tmp_path / "again")).module
+    assert torch.equal(tuned.backbone.term_bias.detach(), saved)
+    assert tuned.encoder.settings.terms == "stems"
+    assert tuned.backbone.term_bias.requires_grad
+    with pytest.raises(InputError, match=r"model\.term_bias is on and no objective reads term weights"):
+        make_settings(model=BIASED_STEMS, loss={"sparse": 0.0, "terms": 0.0})
+
+
 def test_where_slots_stand_comes_from_the_base_unless_the_recipe_says(make_settings, make_trainer, tmp_path):
     assert not make_trainer().module.encoder.frames["query"].spread
     first = train(make_settings(model={"slot_positions": "spread"}, optimisation={"steps": 1}))
@@ -123,10 +146,10 @@ def test_where_slots_stand_comes_from_the_base_unless_the_recipe_says(make_setti
     assert not after.module.encoder.frames["query"].spread
 
 
-@pytest.mark.parametrize("positions", ["after", "spread"])
+@pytest.mark.parametrize("model", [{"slot_positions": "after"}, {"slot_positions": "spread"}, BIASED_STEMS])
 @pytest.mark.parametrize("side", ["query", "passage"])
-def test_the_retriever_computes_what_was_trained(make_trainer, tmp_path, side, positions):
-    trainer = make_trainer(optimisation={"steps": 3}, model={"slot_positions": positions})
+def test_the_retriever_computes_what_was_trained(make_trainer, tmp_path, side, model):
+    trainer = make_trainer(optimisation={"steps": 3}, model=model)
     trainer.train()
     model = open_system(tmp_path / "run" / "checkpoint-3", dtype="float32", device="cpu")
     got = model.encode_queries(TEXTS) if side == "query" else model.encode_passages(TEXTS)
