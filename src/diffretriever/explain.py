@@ -201,7 +201,7 @@ class Explanation:
         ]
         tables = [
             (f"MaxSim {self.maxsim:.4f} = sum over query slots", _SLOT_HEAD, slots),
-            (f"Single {self.single:.4f} = mean over query slots of their products", _POOLED_HEAD, pooled),
+            (f"Single {self.single:.4f} = sum over query slots of what each adds", _POOLED_HEAD, pooled),
             (f"Sparse {self.sparse:.4f} = sum over shared terms", _TERM_HEAD, terms),
         ]
         return [*([self._fusion_table()] if self.fused else []), *tables]

@@ -26,7 +26,8 @@ from diffretriever.progress import progress_bar
 from diffretriever.representations import Provenance, Representations
 
 _ABOUT_FILE = "encodings.json"
-_FORMAT = 1
+#: 2: the pooled vectors of the default protocol have length 1.
+_FORMAT = 2
 #: Passages of a shard, at least and at most, and how many shards a corpus is cut into in between.
 _SMALLEST, _LARGEST, _SHARDS = 256, 8192, 1000
 
