@@ -62,6 +62,8 @@ class RetrieverSettings:
         slot_positions: "after" the text, where the masked positions stand (None, too), or "spread" over it: see
             `Frame.spread`.
         terms: whether a text weights the "pieces" of its words (None, too) or their "stems": see `stems.StemPieces`.
+        mean_words: content words of the mean passage; passages' term weights are then multiplied by
+            `terms.count_factors`. None: counts play no part, as in the paper.
         expected_ids: prefix and suffix ids per side that a checkpoint of the paper's code records, to be checked.
     """
 
@@ -77,6 +79,7 @@ class RetrieverSettings:
     system: str | None = None
     slot_positions: SlotPositions | None = None
     terms: Terms | None = None
+    mean_words: float | None = None
     expected_ids: tuple[tuple[int, ...], ...] | None = None
 
     @classmethod
@@ -105,6 +108,9 @@ class RetrieverSettings:
         for name, values in (("slot_positions", get_args(SlotPositions)), ("terms", get_args(Terms))):
             if raw.get(name) not in (None, *values):
                 raise CheckpointError(f"{path}: {name} is {raw[name]!r}, not one of {', '.join(values)}")
+        words = raw.get("mean_words")
+        if words is not None and not (isinstance(words, int | float) and words > 0):
+            raise CheckpointError(f"{path}: mean_words is {words!r}; it must be above 0, or null")
         return cls(**raw)
 
     def save(self, folder: Path) -> None:

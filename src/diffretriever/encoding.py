@@ -53,12 +53,14 @@ class _Prepared(NamedTuple):
         last: whether it is the last of its chunk.
         batch: the framed texts; None for a chunk without texts.
         content: [B, R] content ids, padded with -1; None for a system without sparse representations.
+        factors: [B, R] what their weights are multiplied by; None for nothing.
     """
 
     rows: list[int]
     last: bool
     batch: Batch | None
     content: torch.Tensor | None
+    factors: torch.Tensor | None
 
 
 class _Computed(NamedTuple):
@@ -99,6 +101,8 @@ class TextEncoder(ABC):
         term_rule: how logits become term weights; None for a system without sparse representations.
         batch_tokens: tokens per forward pass, padding included; 2,048 on a CPU and 32,768 elsewhere by default.
         terms: whether a text weights the "pieces" of its words or their "stems" (`stems.StemPieces`).
+        mean_words: content words of the mean passage, for `terms.count_factors` of passages' weights; None for weights
+            in which counts play no part.
     """
 
     def __init__(
@@ -109,11 +113,13 @@ class TextEncoder(ABC):
         term_rule: TermRule | None,
         batch_tokens: int | None = None,
         terms: Terms = "pieces",
+        mean_words: float | None = None,
     ) -> None:
         self.backbone = backbone
         self.protocol = protocol
         self.frames = dict(frames)
         self.term_rule = term_rule
+        self.mean_words = mean_words
         self.batch_tokens = batch_tokens or (2048 if backbone.device.type == "cpu" else 32768)
         excluded = frozenset({backbone.special.mask})
         if protocol.strict_content:
@@ -227,12 +233,19 @@ class TextEncoder(ABC):
             for rows in batches_by_length(lengths, self.batch_tokens, padded=not self.backbone.packs):
                 left -= len(rows)
                 batch = collate([sequences[r] for r in rows], frame.slots, self.backbone.special.pad)
-                content = None
-                if self.term_rule is not None:
-                    content = torch.from_numpy(self.content.rows([texts[r] for r in rows]))
-                yield _Prepared(rows, not left, batch, content)
+                content, factors = self._content([texts[r] for r in rows], side)
+                yield _Prepared(rows, not left, batch, content, factors)
             if not texts:
-                yield _Prepared([], True, None, None)
+                yield _Prepared([], True, None, None, None)
+
+    def _content(self, texts: Sequence[str], side: Side) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Return the content ids [B, R] of texts and the factors [B, R] of their weights."""
+        if self.term_rule is None:
+            return None, None
+        if self.mean_words is None or side == "query":
+            return torch.from_numpy(self.content.rows(texts)), None
+        rows, factors = self.content.counted_rows(texts, self.mean_words)
+        return torch.from_numpy(rows), torch.from_numpy(factors)
 
     def _computed(self, prepared: Iterable[_Prepared], side: Side, words: int) -> Iterator[_Computed]:
         """Yield what batches give, each after the device was handed the next one."""
@@ -263,6 +276,8 @@ class TextEncoder(ABC):
             weights = strongest_weights(
                 self.backbone.logits_of_rows(reading.hidden, content), content, keep, self.term_rule
             )
+            if item.factors is not None:
+                weights = weights * item.factors.to(weights.device, non_blocking=True)
         some = (_to_host(t) for t in (unit, pooled, keep))
         others = (
             _to_host(t) if t is not None else None for t in (weights, reading.word_ids, reading.word_probabilities)

@@ -64,7 +64,13 @@ class PromptedEncoder(TextEncoder, ABC):
         batch_tokens: int | None = None,
     ) -> None:
         super().__init__(
-            backbone, protocol_named(settings.protocol), frames, rule, batch_tokens, settings.terms or "pieces"
+            backbone,
+            protocol_named(settings.protocol),
+            frames,
+            rule,
+            batch_tokens,
+            terms=settings.terms or "pieces",
+            mean_words=settings.mean_words,
         )
         self.settings = replace(settings, prompt=prompt.to_mapping(), system=self.system)
         self.prompt = prompt
@@ -94,8 +100,13 @@ class PromptedEncoder(TextEncoder, ABC):
             version=__version__,
             stops=self.stops,
             system=self.system,
-            terms=s.terms or "pieces",
+            terms=f"{'counted ' if s.mean_words else ''}{s.terms or 'pieces'}",
         )
+
+    def count_terms(self, mean_words: float) -> None:
+        """Multiply the term weights of passages by `terms.count_factors` from now on."""
+        self.mean_words = mean_words
+        self.settings = replace(self.settings, mean_words=mean_words)
 
     def save_pretrained(self, path: str | Path) -> None:
         """Write a folder that `from_pretrained` reads: config, weights, tokeniser, slot embeddings, settings."""

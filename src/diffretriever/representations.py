@@ -46,7 +46,7 @@ class Provenance:
         version: version of this package.
         stops: which predicted tokens end a text's slots early: "none", "special", "structural" or "quote".
         system: name of the system that reads the backbone (docs/systems.md).
-        terms: what a text weights of its words, "pieces" or "stems".
+        terms: what a text weights of its words, "pieces" or "stems", and whether their counts matter ("counted stems").
     """
 
     model: str

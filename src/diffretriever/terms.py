@@ -10,6 +10,7 @@ Sources: docs/method.md, 7, and the stop words and Punkt parameters under
 from __future__ import annotations
 
 import string
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,10 +25,14 @@ from diffretriever.errors import InputError
 from diffretriever.words import data_lines, lowercase_words
 
 IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float32]
 EncodeWords = Callable[[list[str]], Sequence[Sequence[int]]]
 
 CACHED_WORDS = 100_000
 """Words whose pieces a `ContentWords` remembers: a few tens of megabytes at most."""
+
+K1, B = 0.9, 0.4
+"""Constants of BM25 (Robertson et al. 1994): how soon repetitions stop to count, and how much the length does."""
 
 _PUNCTUATION = frozenset(string.punctuation)
 _CLITICS = frozenset({"n't", "'t", "'s", "'m", "'d", "'re", "'ll", "'ve"})
@@ -106,6 +111,18 @@ class ContentWords:
             row[: len(ids)] = ids
         return rows
 
+    def counted_rows(self, texts: Sequence[str], mean_words: float) -> tuple[IntArray, FloatArray]:
+        """Return the content ids of several texts, [B, R] padded with -1, and `count_factors` of each, [B, R]."""
+        words = [self.words(text) for text in texts]
+        pieces = self.pieces({word: None for text in words for word in text})
+        found = [count_factors([pieces[word] for word in text], mean_words) for text in words]
+        rows = np.full((len(texts), max((len(f) for f in found), default=0)), -1, dtype=np.int64)
+        factors = np.ones(rows.shape, dtype=np.float32)
+        for row, own, each in zip(rows, factors, found, strict=True):
+            row[: len(each)] = sorted(each)
+            own[: len(each)] = [each[i] for i in sorted(each)]
+        return rows, factors
+
     def _ids(self, texts: list[list[str]]) -> list[IntArray]:
         pieces = self.pieces({word: None for words in texts for word in words})
         return [np.array(sorted({i for w in set(words) for i in pieces[w]}), dtype=np.int64) for words in texts]
@@ -125,6 +142,20 @@ class ContentWords:
             for word, ids in zip(new, self._encode_words(new), strict=True):
                 pieces[word] = tuple(i for i in ids if i not in self._excluded_ids)
         return pieces
+
+
+def count_factors(words: Sequence[Sequence[int]], mean_words: float) -> dict[int, float]:
+    """Return what a passage's count n of each content id makes of its weight: BM25's n (1 + k1) / (n + K).
+
+    K = k1 (1 - b + b |d| / mean_words), so that counts say less the longer the passage is.
+
+    Args:
+        words: the ids of each of its |d| content words, repetitions kept.
+        mean_words: content words of the mean passage.
+    """
+    counts = Counter(i for ids in words for i in ids)
+    length = K1 * (1.0 - B + B * len(words) / mean_words)
+    return {i: n * (1.0 + K1) / (n + length) for i, n in counts.items()}
 
 
 def term_weights(

@@ -66,7 +66,8 @@ class Chunk:
         rows: where the texts stand in the own part of the batch.
         batch: the framed texts.
         content: [B, R] content ids, padded with -1; None where no objective weighs terms.
-        weights: [B, R] what their weights should be; None for no target.
+        factors: [B, R] what their weights are multiplied by; None for nothing.
+        weights: [B, R] what their weights should be before that; None for no target.
         words: [B, K] the vocabulary id that each slot should say, -100 for none; None for no target.
         offset: [V] added to the word logits; None without `words`.
         matched: whether words are matched to the slots that say them best.
@@ -82,6 +83,7 @@ class Chunk:
     rows: tuple[int, ...]
     batch: Batch
     content: Tensor | None = None
+    factors: Tensor | None = None
     weights: Tensor | None = None
     words: Tensor | None = None
     offset: Tensor | None = None
@@ -103,6 +105,7 @@ class Chunk:
             self,
             batch=self.batch.to(device),
             content=_moved(self.content, device),
+            factors=_moved(self.factors, device),
             weights=_moved(self.weights, device),
             words=_moved(self.words, device),
             offset=_moved(self.offset, device),

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from diffretriever.conventions import Side
 from diffretriever.sequences import MaskedSequence, collate
+from diffretriever.terms import count_factors
 from diffretriever.training.batch import SIDES, Chunk, LocalLosses, Noised, StepInputs, chunked
 from diffretriever.training.drawing import Example, Streams
 from diffretriever.training.gathering import World
@@ -80,10 +81,13 @@ class BatchBuilder:
         texts = [prepared[r] for r in rows]
         sequences = [frame.wrap(text.ids) for text in texts]
         content = _content_ids(texts) if loss.needs_head and (loss.sparse or loss.terms) else None
-        weights = words = offset = noised = None
+        factors = weights = words = offset = noised = None
         matched = step >= loss.match_from
+        if content is not None and side == "passage" and encoder.mean_words is not None:
+            factors = _count_factors(texts, content, encoder.mean_words)
         if self._targets is not None and loss.terms and content is not None:
             weights = self._targets.weights(texts, side, content, loss.term_scale)
+            weights = weights if factors is None else weights / factors
         if self._targets is not None and loss.words:
             words = self._targets.words(texts, frame.slots, loss.words_by)
             offset = self._targets.offsets[matched]
@@ -95,6 +99,7 @@ class BatchBuilder:
             rows=tuple(rows),
             batch=collate(sequences, frame.slots, pad),
             content=content,
+            factors=factors,
             weights=weights,
             words=words,
             offset=offset,
@@ -144,6 +149,15 @@ def _content_ids(texts: Sequence[PreparedText]) -> Tensor:
     for row, ids in zip(rows, found, strict=True):
         row[: len(ids)] = torch.tensor(ids, dtype=torch.long)
     return rows
+
+
+def _count_factors(texts: Sequence[PreparedText], content: Tensor, mean_words: float) -> Tensor:
+    """Return `terms.count_factors` of the content ids [B, R] of passages; 1 where there is padding."""
+    factors = torch.ones(content.shape)
+    for row, ids, text in zip(factors, content.tolist(), texts, strict=True):
+        found = count_factors([pieces for _, pieces in text.words], mean_words)
+        row[: len(found)] = torch.tensor([found[i] for i in ids if i >= 0])
+    return factors
 
 
 def _noised(

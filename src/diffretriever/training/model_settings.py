@@ -61,6 +61,8 @@ class ModelSettings:
         slot_positions: "after" the text or "spread" over it, as `Frame.spread` says; that of the base by default.
         terms: whether a text weights the "pieces" of its words or their "stems", see `stems.StemPieces`; that of the
             base by default.
+        term_counts: whether the term weights of passages are multiplied by BM25's factor for counts and length, see
+            `terms.count_factors`; those of a base that does so always are.
         term_bias: whether term weights have a learned bias per vocabulary id, which starts as what a term weighs by its
             document frequency alone. The words that slots say are read without it.
         slot_noise: standard deviation of the random part.
@@ -87,6 +89,7 @@ class ModelSettings:
     slot_start: str = "auto"
     slot_positions: SlotPositions | None = None
     terms: Terms | None = None
+    term_counts: bool = False
     term_bias: bool = False
     slot_noise: float = 0.05
     pooling_layer: bool = False

@@ -80,6 +80,8 @@ class RetrieverModule(nn.Module):
             weights = losses.term_weights(logits, own)
             if chunk.weights is not None:
                 terms = losses.term_regression(logits, own, chunk.weights)
+            if chunk.factors is not None:
+                weights = weights * chunk.factors
         if chunk.words is not None:
             words = self._word_loss(hidden, chunk)
         if chunk.teacher is not None and chunk.aligned:

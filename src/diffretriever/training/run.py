@@ -96,6 +96,8 @@ def prepare(settings: TrainingSettings, *, progress: bool = False) -> tuple[Retr
     embed = None if teacher is None else lambda texts: teacher.encode(texts, "query")[0].cpu().numpy()
     schedule = Schedule(settings, files, embed, world.agreed)
     targets = _word_targets(settings, module, files)
+    if settings.model.term_counts and targets is not None and module.encoder.mean_words is None:
+        module.encoder.count_terms(round(targets.statistics.mean_length, 1))
     if new_bias and targets is not None:
         targets.start(module.backbone, settings.loss.term_scale)
     builder = BatchBuilder(settings, module, world, targets)
@@ -176,7 +178,7 @@ def _teacher(settings: TrainingSettings, device: torch.device, module: Retriever
 
 
 def _word_targets(settings: TrainingSettings, module: RetrieverModule, files: Sequence[RowFile]) -> WordTargets | None:
-    if not (settings.loss.needs_statistics or settings.model.term_bias):
+    if not (settings.loss.needs_statistics or settings.model.term_bias or settings.model.term_counts):
         return None
     room = text_room(module, "passage", None)
     prepared = TextPreparer(module.encoder).prepare(sampled_passages(files), "passage", room)

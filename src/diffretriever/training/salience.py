@@ -7,11 +7,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from diffretriever.terms import count_factors
+
 ContentPieces = Sequence[tuple[str, tuple[int, ...]]]
 """The content words of a text in reading order, each with the ids of its pieces."""
-
-
-K1, B = 0.9, 0.4
 
 
 @dataclass(frozen=True)
@@ -112,10 +111,9 @@ def query_weights(words: ContentPieces, statistics: TermStatistics, *, scale: fl
 
 
 def passage_weights(words: ContentPieces, statistics: TermStatistics, *, scale: float) -> dict[int, float]:
-    """Return scale * sqrt(idf) * frequency part of BM25 (k1 .9, b .4) per content id of a passage.
+    """Return scale * sqrt(idf) * BM25's factor for counts (`terms.count_factors`) per content id of a passage.
 
     The product of the two sides' weights is then scale^2 times the BM25 weight.
     """
-    counts = Counter(i for _, ids in words for i in ids)
-    length = K1 * (1.0 - B + B * len(words) / statistics.mean_length)
-    return {i: scale * math.sqrt(statistics.idf(i)) * n * (1.0 + K1) / (n + length) for i, n in counts.items()}
+    factors = count_factors([ids for _, ids in words], statistics.mean_length)
+    return {i: scale * math.sqrt(statistics.idf(i)) * factor for i, factor in factors.items()}
