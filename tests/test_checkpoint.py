@@ -33,6 +33,8 @@ def test_settings_round_trip(tmp_path: Path) -> None:
         ("{", "not JSON"),
         ('{"slot_positions": "left"}', "slot_positions is 'left', not one of after, spread"),
         ('{"terms": "words"}', "terms is 'words', not one of pieces, stems"),
+        ('{"mean_words": 0}', "mean_words is 0; it must be above 0, or null"),
+        ('{"mean_words": "40"}', "mean_words is '40'; it must be above 0"),
     ],
 )
 def test_bad_settings(raw: str, message: str, tmp_path: Path) -> None:

@@ -283,6 +283,22 @@ def test_terms_that_are_stems_with_a_bias(tmp_path: Path, model: DiffRetriever) 
     assert model.provenance.differences(replace(model.provenance, terms="stems")) == ["terms: 'pieces' against 'stems'"]
 
 
+def test_counts_of_terms_in_passages(tmp_path: Path, model: DiffRetriever) -> None:
+    counted = DiffRetriever(model.backbone, replace(model.settings, mean_words=2.0))
+    texts = ["the seasons of it", "the seasons and the seasons and the seasons"]
+    plain, found = model.encode_passages(texts), counted.encode_passages(texts)
+    assert plain.sparse.nnz
+    for i, (count, words) in enumerate([(1, 1), (3, 3)]):
+        factor = count * 1.9 / (count + 0.9 * (0.6 + 0.4 * words / 2.0))
+        np.testing.assert_allclose(found.sparse[i].toarray(), factor * plain.sparse[i].toarray(), rtol=1e-5)
+    np.testing.assert_array_equal(found.dense, plain.dense)
+    same(model.encode_queries(texts), counted.encode_queries(texts))
+    assert counted.provenance.terms == "counted pieces"
+    counted.save_pretrained(tmp_path / "saved")
+    loaded = DiffRetriever.from_pretrained(tmp_path / "saved", device="cpu")
+    same(found, loaded.encode_passages(texts))
+
+
 @pytest.mark.parametrize("name", ["tiny-llada", "tiny-llada-lora-k4", "tiny-dream-lora-k4"])
 def test_save_and_load(name: str, tmp_path: Path, inputs: Inputs) -> None:
     model = DiffRetriever.from_pretrained(CHECKPOINTS / name, device="cpu", query_slots=2, passage_slots=4)

@@ -131,6 +131,21 @@ def test_rows_agree_with_ids_and_excluded_ids_never_appear():
     assert filter_.rows([]).shape == (0, 0)
 
 
+def test_counts_weigh_as_in_bm25_and_their_rows_are_the_usual_ones():
+    # Three words of the mean length: K = k1. "axis" twice: 2 * 1.9 / 2.9; once: 1.
+    assert terms.count_factors([(1, 2), (1,), (3,)], 3) == pytest.approx({1: 3.8 / 2.9, 2: 1.0, 3: 1.0})
+    # Twice the mean length: K = .9 * (.6 + .4 * 2) = 1.26.
+    assert terms.count_factors([(1,), (2,)], 1)[1] == pytest.approx(1.9 / 2.26)
+    filter_ = ContentWords(lambda words: [[len(w)] for w in words], frozenset(), strict=True)
+    texts = ["axis tilt season", "of", "seasons axis"]
+    ids, factors = filter_.counted_rows(texts, 3)
+    np.testing.assert_array_equal(ids, filter_.rows(texts))
+    np.testing.assert_allclose(factors[0], [3.8 / 2.9, 1.0], rtol=1e-6)
+    assert factors[1].tolist() == [1.0, 1.0], "padding"
+    assert (factors[2] > 1).all(), "a shorter text"
+    assert filter_.counted_rows([], 3)[0].shape == (0, 0)
+
+
 def test_each_word_is_tokenised_once_and_memory_is_bounded(monkeypatch):
     monkeypatch.setattr(terms, "CACHED_WORDS", 5)
     asked = []

@@ -15,7 +15,7 @@ from diffretriever.training.saving import load_model
 from diffretriever.training.stepping import Engine, take_step
 from diffretriever.training.trainer import StepDataset
 
-BIASED_STEMS = {"terms": "stems", "term_bias": True}
+BIASED_STEMS = {"terms": "stems", "term_bias": True, "term_counts": True}
 TEXTS = ["bread of the dough. yeast", "piano", "the galaxy of the star. orbit orbit"]
 
 
@@ -129,6 +129,7 @@ def test_the_term_bias_starts_from_document_frequencies_and_is_kept(make_trainer
     tuned = make_trainer(model=again, output=str(tmp_path / "again")).module
     assert torch.equal(tuned.backbone.term_bias.detach(), saved)
     assert tuned.encoder.settings.terms == "stems"
+    assert tuned.encoder.mean_words == module.encoder.mean_words == round(statistics.mean_length, 1)
     assert tuned.backbone.term_bias.requires_grad
     with pytest.raises(InputError, match=r"model\.term_bias is on and no objective reads term weights"):
         make_settings(model=BIASED_STEMS, loss={"sparse": 0.0, "terms": 0.0})
