@@ -66,12 +66,13 @@ rerank() {
     evaluate msmarco_dl19_pool -- minilm --system diffembed --label minilm-mean "${stage[@]}" "${dtype[@]}"
 }
 
-# Small: three values of K, each encoded for itself; one thread, texts of up to 400 tokens and 10,000 passages.
+# Five values of K, each encoded for itself, on the train split.
 sweep() {
-    "${run[@]}" sweep mini --collection "$data/scifact" --split train --grid 1,4,16 --control none "${dtype[@]}" \
-        --transfer "$data/cranfield" --transfer "$data/cacm" --out "$out/sweep"
+    "${run[@]}" sweep mini --collection "$data/scifact" --split train --grid 1,2,4,8,16 --control none "${dtype[@]}" \
+        --out "$out/sweep"
 }
 
+# Small: one thread, texts of up to 400 tokens and 10,000 passages.
 latency() {
     "${run[@]}" latency mini diffembed:mini smollm2 --threads 1 --lengths 30,100,200,400 --rounds 10 --seconds 12 \
         --sizes 1000,10000 "${dtype[@]}" --out "$out/latency"

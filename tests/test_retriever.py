@@ -294,6 +294,8 @@ def test_counts_of_terms_in_passages(tmp_path: Path, model: DiffRetriever) -> No
     np.testing.assert_array_equal(found.dense, plain.dense)
     same(model.encode_queries(texts), counted.encode_queries(texts))
     assert counted.provenance.terms == "counted pieces"
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "terms.safetensors").write_bytes(b"of another model")
     counted.save_pretrained(tmp_path / "saved")
     loaded = DiffRetriever.from_pretrained(tmp_path / "saved", device="cpu")
     same(found, loaded.encode_passages(texts))

@@ -159,6 +159,8 @@ def save_around_weights(
     for file, name, tensor in ((_SLOTS, "slot_embeddings", slot_embeddings), (_TERMS, "term_bias", bias)):
         if tensor is not None:
             save_file({name: tensor.detach().cpu().contiguous()}, str(folder / file))
+        else:  # what an earlier model left there is not this one's
+            (folder / file).unlink(missing_ok=True)
 
 
 def _tied(model: torch.nn.Module) -> bool:
