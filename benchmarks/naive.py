@@ -17,6 +17,7 @@ from diffretriever.conventions import Side
 from diffretriever.representations import Representations
 from diffretriever.retriever import DiffRetriever
 from diffretriever.sequences import collate
+from diffretriever.terms import count_factors
 
 BATCH = 8
 
@@ -52,8 +53,10 @@ def encode(retriever: DiffRetriever, texts: Sequence[str], side: Side = "passage
                 **({} if batch.positions is None else {"position_ids": batch.positions}),
             )
             hidden = output.hidden_states[-1]
+            logits = output.logits if backbone.term_bias is None else output.logits + backbone.term_bias
             for row, text in enumerate(some):
-                out.append(_one(retriever, hidden[row], output.logits[row], batch.slots[row].tolist(), text))
+                one = _one(retriever, hidden[row], logits[row], batch.slots[row].tolist(), text)
+                out.append(one if side == "query" else _counted(retriever, one, text))
     finally:
         backbone.model.config._attn_implementation = implementation
     return out
@@ -74,6 +77,16 @@ def _one(
             if value > 0:
                 terms[term] = max(terms.get(term, 0.0), value)
     return NaiveText(np.stack(vectors), terms)
+
+
+def _counted(retriever: DiffRetriever, one: NaiveText, text: str) -> NaiveText:
+    """Return a passage whose term weights are multiplied by what its counts make of them, where the model says so."""
+    if retriever.mean_words is None:
+        return one
+    words = retriever.content.words(text)
+    pieces = retriever.content.pieces(words)
+    factors = count_factors([pieces[word] for word in words], retriever.mean_words)
+    return NaiveText(one.vectors, {term: weight * factors[term] for term, weight in one.terms.items()})
 
 
 def disagreement(ours: Representations, theirs: list[NaiveText], least: float = 0.999) -> str | None:
