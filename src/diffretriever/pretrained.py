@@ -19,7 +19,8 @@ from diffretriever.checkpoint import RetrieverSettings, checkpoint_folders, loca
 from diffretriever.errors import CheckpointError, InputError
 from diffretriever.prompts import Chat, Prompt
 
-_SLOTS, _TERMS = "slots.safetensors", "terms.safetensors"
+#: Files of the slot embeddings and of the term bias.
+SLOTS_FILE, TERMS_FILE = "slots.safetensors", "terms.safetensors"
 #: Systems that read no vocabulary head.
 _HEADLESS = ("diffembed", "repllama")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -85,9 +86,9 @@ def open_checkpoint(
     if settings.expected_ids is not None and given.get("prompt") is None:
         settings = replace(settings, prompt=_prompt_of_ids(backbone, settings, folder))
     settings = replace(settings, **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
-    if (bias := load_tensor(folder / _TERMS, "term_bias")) is not None:
+    if (bias := load_tensor(folder / TERMS_FILE, "term_bias")) is not None:
         backbone.term_bias = torch.nn.Parameter(bias.to(backbone.device, backbone.dtype), requires_grad=False)
-    return Checkpoint(backbone, settings, load_tensor(folder / _SLOTS, "slot_embeddings"))
+    return Checkpoint(backbone, settings, load_tensor(folder / SLOTS_FILE, "slot_embeddings"))
 
 
 def _settings_for(system: object, recorded: RetrieverSettings) -> RetrieverSettings:
@@ -156,7 +157,7 @@ def save_around_weights(
     backbone.tokenizer.save(folder)
     settings.save(folder)
     bias = backbone.term_bias if term_bias is None else term_bias
-    for file, name, tensor in ((_SLOTS, "slot_embeddings", slot_embeddings), (_TERMS, "term_bias", bias)):
+    for file, name, tensor in ((SLOTS_FILE, "slot_embeddings", slot_embeddings), (TERMS_FILE, "term_bias", bias)):
         if tensor is not None:
             save_file({name: tensor.detach().cpu().contiguous()}, str(folder / file))
         else:  # what an earlier model left there is not this one's

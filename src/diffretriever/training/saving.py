@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffretriever.errors import CheckpointError
 from diffretriever.json_files import write_json
-from diffretriever.pretrained import load_tensor, save_around_weights, save_checkpoint
+from diffretriever.pretrained import SLOTS_FILE, TERMS_FILE, load_tensor, save_around_weights, save_checkpoint
 from diffretriever.training.lora import has_lora, load_adapter, merged_tensors, save_adapter
 from diffretriever.training.module import RetrieverModule
 
@@ -79,8 +79,8 @@ def load_model(module: RetrieverModule, folder: Path) -> None:
     else:
         _load_weights(module, folder)
     learned = (
-        ("slots.safetensors", "slot_embeddings", module.slot_embeddings),
-        ("terms.safetensors", "term_bias", module.backbone.term_bias),
+        (SLOTS_FILE, "slot_embeddings", module.slot_embeddings),
+        (TERMS_FILE, "term_bias", module.backbone.term_bias),
     )
     for file, name, parameter in learned:
         if parameter is None:
