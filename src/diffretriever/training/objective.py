@@ -61,13 +61,19 @@ def global_losses(
     scores = losses.maxsim(queries.dense, passages.dense) / queries.dense.shape[1]
     dense = losses.info_nce(scores, settings.temperature, targets, duplicates) if settings.dense else zero
     sparse = kl = zero
-    if settings.sparse:
+    products = None
+    if settings.sparse or settings.term_scores:
         products = losses.sparse_scores(queries.weights, queries.ids, passages.weights, passages.ids)
+    if products is not None and settings.sparse:
         sparse = losses.info_nce(products, settings.sparse_temperature, targets, duplicates)
     if settings.scores:
         if queries.teacher is None or passages.teacher is None:
             raise ValueError("score distillation without the teacher's vectors")
         taught = losses.maxsim(queries.teacher, passages.teacher) / queries.teacher.shape[1]
+        if products is not None and settings.term_scores:
+            # A passage that has every word of the query about once is as like it in its terms as a cosine of 1.
+            own = queries.weights.square().sum(dim=1, keepdim=True).clamp(min=1e-6)
+            taught = taught + settings.term_scores * (products / own).detach()
         kl = losses.score_distillation(scores, taught, settings.score_temperature)
     return GlobalLosses(dense, sparse, kl)
 

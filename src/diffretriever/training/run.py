@@ -92,7 +92,7 @@ def prepare(settings: TrainingSettings, *, progress: bool = False) -> tuple[Retr
         recompute_layers(base.backbone)
     paths = [(Path(settings.data.folder) / s.path, s.format) for s in settings.data.sources]
     files = [open_rows(path, form, progress=progress and world.rank == 0) for path, form in paths]
-    teacher = _teacher(settings, device, module)
+    teacher = _teacher(settings, device, module, files)
     embed = None if teacher is None else lambda texts: teacher.encode(texts, "query")[0].cpu().numpy()
     schedule = Schedule(settings, files, embed, world.agreed)
     targets = _word_targets(settings, module, files)
@@ -158,7 +158,9 @@ def _arguments(settings: TrainingSettings) -> TrainingArguments:
         raise InputError(f"transformers refuses the arguments of the run: {error}") from error
 
 
-def _teacher(settings: TrainingSettings, device: torch.device, module: RetrieverModule) -> Teacher | None:
+def _teacher(
+    settings: TrainingSettings, device: torch.device, module: RetrieverModule, files: Sequence[RowFile]
+) -> Teacher | None:
     if settings.teacher is None:
         return None
     slots = {side: frame.slots for side, frame in module.encoder.frames.items()}
@@ -174,6 +176,8 @@ def _teacher(settings: TrainingSettings, device: torch.device, module: Retriever
             f"loss.vectors, parts and part_scores compare vectors; the teacher's have {teacher.dim} dimensions and the "
             f"model's {module.encoder.dim}; set them to 0"
         )
+    if settings.teacher.rarity:
+        teacher.weigh_tokens(sampled_passages(files), settings.teacher.rarity)
     return teacher
 
 

@@ -88,6 +88,8 @@ class LossSettings:
         dense: InfoNCE over MaxSim / K_q.
         sparse: InfoNCE over term weights.
         scores: Kullback-Leibler divergence from the teacher's scores; with vectors of parts, from their MaxSim.
+        term_scores: how much of the own sparse score, per the query's product with itself, is added to the teacher's
+            scores: dense vectors then learn from the terms, too.
         vectors: 1 - cos(mean slot, teacher's vector).
         parts: 1 - cos(slot k, teacher's vector of the k-th of K equal parts of the text); needs a mean-pooling teacher.
         part_scores: Kullback-Leibler divergence from how like the k-th part is to all parts by the teacher, to how like
@@ -113,6 +115,7 @@ class LossSettings:
     dense: float = 1.0
     sparse: float = 1.0
     scores: float = 0.0
+    term_scores: float = 0.0
     vectors: float = 0.0
     parts: float = 0.0
     part_scores: float = 0.0
@@ -138,6 +141,8 @@ class LossSettings:
         if not 0 <= self.part_share <= 1:
             raise InputError(f"loss.part_share is {self.part_share}; it must be between 0 and 1")
         one_of(words_by=(self.words_by, get_args(WordOrder)))
+        if self.term_scores and not (self.scores and (self.sparse or self.terms)):
+            raise InputError("loss.term_scores adds to the teacher's scores; set loss.scores, and loss.sparse or terms")
 
     @property
     def needs_teacher(self) -> bool:
@@ -245,11 +250,18 @@ class TeacherSettings:
         base: what `open_system` takes: "minilm", a folder, an alias or a hub id.
         system: how it is read; None for the one it was tuned as.
         chunk: texts per forward pass.
+        rarity: a token counts idf^rarity in the means over a text and its parts, by the training texts; 0 for plain
+            means. Needs a mean-pooling teacher.
     """
 
     base: str = "minilm"
     system: System | None = None
     chunk: int = 16
+    rarity: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.rarity < 0:
+            raise InputError(f"teacher.rarity is {self.rarity}; it must be 0 or above")
 
 
 @dataclass(frozen=True)

@@ -29,9 +29,14 @@ class Teacher:
         parts: per side, for how many equal parts of a text it gives a vector, too; None for none.
         part_share: how much of such a vector is the part's; the rest is the whole text's.
 
+    Attributes:
+        token_weights: [V] how much a token counts in a mean; None for all alike.
+
     Raises:
         InputError: vectors of parts are asked of a system that does not average over tokens.
     """
+
+    token_weights: Tensor | None
 
     def __init__(
         self,
@@ -44,7 +49,23 @@ class Teacher:
             raise InputError(f"loss.parts needs a teacher that averages over tokens (diffembed), not {encoder.system}")
         encoder.backbone.requires_grad_(False)
         self.encoder = encoder
+        self.token_weights = None
         self._chunk, self._parts, self._part_share = chunk, parts, part_share
+
+    def weigh_tokens(self, sample: Sequence[str], rarity: float) -> None:
+        """Let a token count idf^rarity in the means over a text, idf being BM25's over a sample of passages.
+
+        Raises:
+            InputError: the teacher does not average over tokens.
+        """
+        if not isinstance(self.encoder, DiffEmbed):
+            raise InputError(f"teacher.rarity needs a teacher that averages over tokens, not {self.encoder.system}")
+        backbone, frame = self.encoder.backbone, self.encoder.frames["passage"]
+        held = torch.zeros(backbone.vocabulary_size, dtype=torch.float64)
+        for ids in self.encoder.tokenise(sample, "passage"):
+            held[list(set(frame.wrap(ids).ids))] += 1
+        idf = torch.log1p((len(sample) - held + 0.5) / (held + 0.5))
+        self.token_weights = idf.pow(rarity).float().to(backbone.device)
 
     @staticmethod
     def open(
@@ -79,23 +100,24 @@ class Teacher:
         parts = torch.empty(len(texts), count, self.dim, device=backbone.device)
         for rows in chunked([len(s.ids) for s in sequences], self._chunk):
             batch = collate([sequences[r] for r in rows], frame.slots, backbone.special.pad).to(backbone.device)
-            if count:
-                vectors[rows], parts[rows] = self._whole_and_parts(batch, count)
+            if count or self.token_weights is not None:
+                hidden = backbone.hidden_states(batch.ids, batch.mask).float()
+                whole = self._means(batch, hidden, 1)
+                vectors[rows] = F.normalize(whole[:, 0], dim=-1)
+                mixed = torch.lerp(whole, self._means(batch, hidden, count), self._part_share) if count else whole[:, 1:]
+                parts[rows] = F.normalize(mixed, dim=-1)
                 continue
             reading = self.encoder.read(batch, side, 0)
             unit = F.normalize(reading.hidden.float(), dim=-1) * reading.keep[:, :, None]
             vectors[rows] = F.normalize(unit.sum(dim=1), dim=-1)
         return vectors, parts if count else None
 
-    def _whole_and_parts(self, batch: Batch, count: int) -> tuple[Tensor, Tensor]:
-        """Return the means of the hidden states over all tokens [B, D], and over each of `count` equal parts."""
-        hidden = self.encoder.backbone.hidden_states(batch.ids, batch.mask).float()
-        lengths = batch.mask.sum(dim=1)
-        parts = losses.part_shares(lengths, count, hidden.shape[1]) @ hidden
-        # Parts are equal, so the mean of theirs is that of all tokens.
-        whole = parts.mean(dim=1, keepdim=True)
-        parts = self._part_share * parts + (1.0 - self._part_share) * whole
-        return F.normalize(whole[:, 0], dim=-1), F.normalize(parts, dim=-1)
+    def _means(self, batch: Batch, hidden: Tensor, count: int) -> Tensor:
+        """Return the means [B, count, D] of hidden states over each of `count` equal parts of the texts."""
+        shares = losses.part_shares(batch.mask.sum(dim=1), count, hidden.shape[1])
+        if self.token_weights is not None:
+            shares = F.normalize(shares * self.token_weights[batch.ids][:, None], p=1.0, dim=-1)
+        return shares @ hidden
 
     def teach(self, inputs: StepInputs) -> StepInputs:
         """Return the inputs with the teacher's vectors of all texts."""
