@@ -48,6 +48,8 @@ def test_settings_survive_json():
         ({"optimisation": {"batch": 10}, "data": DATA | {"group": 4}, "teacher": {}}, "multiple of data.group"),
         ({"loss": {"scores": 1.0}}, "need a teacher"),
         ({"loss": {"temperature": 0}}, "above 0"),
+        ({"loss": {"term_scores": 0.1}}, "adds to the teacher's scores"),
+        ({"teacher": {"rarity": -0.5}}, "rarity is -0.5; it must be 0 or above"),
         ({"model": {"system": "diffembed"}}, "reads no vocabulary head"),
         ({"model": {"system": "colbert"}}, "choose one of diffretriever"),
         ({"model": {"lora": {"r": 0}}}, "r must be at least 1"),

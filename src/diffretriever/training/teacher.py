@@ -101,16 +101,21 @@ class Teacher:
         for rows in chunked([len(s.ids) for s in sequences], self._chunk):
             batch = collate([sequences[r] for r in rows], frame.slots, backbone.special.pad).to(backbone.device)
             if count or self.token_weights is not None:
-                hidden = backbone.hidden_states(batch.ids, batch.mask).float()
-                whole = self._means(batch, hidden, 1)
-                vectors[rows] = F.normalize(whole[:, 0], dim=-1)
-                mixed = torch.lerp(whole, self._means(batch, hidden, count), self._part_share) if count else whole[:, 1:]
-                parts[rows] = F.normalize(mixed, dim=-1)
+                vectors[rows], parts[rows] = self._whole_and_parts(batch, count)
                 continue
             reading = self.encoder.read(batch, side, 0)
             unit = F.normalize(reading.hidden.float(), dim=-1) * reading.keep[:, :, None]
             vectors[rows] = F.normalize(unit.sum(dim=1), dim=-1)
         return vectors, parts if count else None
+
+    def _whole_and_parts(self, batch: Batch, count: int) -> tuple[Tensor, Tensor]:
+        """Return unit vectors of texts [B, D], and of each of `count` equal parts [B, count, D]."""
+        hidden = self.encoder.backbone.hidden_states(batch.ids, batch.mask).float()
+        whole = self._means(batch, hidden, 1)
+        if not count:
+            return F.normalize(whole[:, 0], dim=-1), whole[:, 1:]
+        parts = torch.lerp(whole, self._means(batch, hidden, count), self._part_share)
+        return F.normalize(whole[:, 0], dim=-1), F.normalize(parts, dim=-1)
 
     def _means(self, batch: Batch, hidden: Tensor, count: int) -> Tensor:
         """Return the means [B, count, D] of hidden states over each of `count` equal parts of the texts."""
