@@ -4,7 +4,8 @@
 
 A mean-pooling encoder reads every text. Its token vectors are averaged over the whole text (one vector, what it was
 trained for), or over each of K equal parts, mixed with the whole text's; MaxSim compares them. `loss.parts` teaches
-slots these vectors. Prints nDCG@10 for some shares of the part in the mix.
+slots these vectors. Prints nDCG@10 for some shares of the part in the mix. With --rarity tokens count idf^rarity in
+every mean (`teacher.rarity`), document frequencies being those of the collection's passages.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ def main() -> None:
     parser.add_argument("--model", default="minilm", help="a mean-pooling encoder")
     parser.add_argument("--queries", type=int, help="the first so many queries")
     parser.add_argument("--passages", type=int, help="the judged passages and the first others")
+    parser.add_argument("--rarity", type=float, default=0.0, help="how strongly rare tokens count")
     arguments = parser.parse_args()
     collection = open_collection(arguments.collection, split=arguments.split)
     dev = DevCollection.of(collection, arguments.queries, arguments.passages)
@@ -40,11 +42,16 @@ def main() -> None:
         [q.text for q in dev.queries],
         [f"{p.title}. {p.text}" if p.title else p.text for p in dev.passages],
     )
-    print(f"{len(queries)} queries, {len(passages)} passages, {arguments.model}, float32")
-    whole, pooled = Teacher(encoder).encode(queries, "query")[0], Teacher(encoder).encode(passages, "passage")[0]
+    rarity = f", rarity {arguments.rarity}" if arguments.rarity else ""
+    print(f"{len(queries)} queries, {len(passages)} passages, {arguments.model}{rarity}, float32")
+    teacher = Teacher(encoder)
+    teacher.weigh_tokens(passages, arguments.rarity)
+    weights = teacher.token_weights
+    whole, pooled = teacher.encode(queries, "query")[0], teacher.encode(passages, "passage")[0]
     print(f"  mean of all tokens on both sides         {_value(dev, whole @ pooled.T):.4f}")
     for parts, share in ((16, 0.5), (16, 0.75), (16, 1.0)):
         teacher = Teacher(encoder, parts={"query": 4, "passage": parts}, part_share=share)
+        teacher.token_weights = weights
         found = [teacher.encode(t, s)[1] for t, s in ((queries, "query"), (passages, "passage"))]
         query_parts, passage_parts = (f for f in found if f is not None)
         one = _value(dev, maxsim(whole[:, None], passage_parts))

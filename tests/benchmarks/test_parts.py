@@ -6,13 +6,16 @@ import re
 import sys
 
 import parts
+import pytest
 
 
-def test_the_whole_and_its_parts_are_measured(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["parts.py", "scifact", "--split", "test", "--queries", "4", "--passages", "12"])
+@pytest.mark.parametrize(("more", "said_of"), [([], ""), (["--rarity", "0.35"], ", rarity 0.35")])
+def test_the_whole_and_its_parts_are_measured(monkeypatch, capsys, more, said_of):
+    few = ["--split", "test", "--queries", "4", "--passages", "12"]
+    monkeypatch.setattr(sys, "argv", ["parts.py", "scifact", *few, *more])
     parts.main()
     said = capsys.readouterr().out
-    assert said.startswith("4 queries, 12 passages, minilm, float32")
+    assert said.startswith(f"4 queries, 12 passages, minilm{said_of}, float32")
     values = [float(v) for v in re.findall(r"(?<= )[01]\.\d{4}", said)]
     # Twelve abstracts, those that were asked for among them: whoever reads them finds most.
     assert len(values) == 7
