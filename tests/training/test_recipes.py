@@ -49,6 +49,8 @@ def test_settings_survive_json():
         ({"loss": {"scores": 1.0}}, "need a teacher"),
         ({"loss": {"temperature": 0}}, "above 0"),
         ({"loss": {"term_scores": 0.1}}, "adds to the teacher's scores"),
+        ({"loss": {"word_support": 8}}, "set model.term_bias, too"),
+        ({"loss": {"word_support": 0}, "model": {"term_bias": True}}, "word_support must be at least 1"),
         ({"teacher": {"rarity": -0.5}}, "rarity is -0.5; it must be 0 or above"),
         ({"model": {"system": "diffembed"}}, "reads no vocabulary head"),
         ({"model": {"system": "colbert"}}, "choose one of diffretriever"),

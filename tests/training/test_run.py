@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -133,6 +134,21 @@ def test_the_term_bias_starts_from_document_frequencies_and_is_kept(make_trainer
     assert tuned.backbone.term_bias.requires_grad
     with pytest.raises(InputError, match=r"model\.term_bias is on and no objective reads term weights"):
         make_settings(model=BIASED_STEMS, loss={"sparse": 0.0, "terms": 0.0})
+
+
+def test_words_that_are_hardly_ever_said_start_lower_and_terms_do_not(make_trainer, tmp_path):
+    models = {}
+    for support in (1, 8):
+        loss = {"word_support": support}
+        trainer = make_trainer(model=BIASED_STEMS, loss=loss, output=str(tmp_path / str(support)))
+        models[support] = trainer.module.backbone
+    free, held = (models[s].head_bias.detach() for s in (1, 8))
+    tokenizer = models[8].tokenizer
+    # "music" is a slot's word in many of the sixty passages, "[SEP]" in none: log(0 + 1) - log(8).
+    assert float((held - free)[tokenizer.id_of("music")]) == 0.0
+    assert float((held - free)[tokenizer.id_of("[SEP]")]) == pytest.approx(-math.log(8), rel=1e-5)
+    hidden, rows = torch.randn(2, 3, 32), torch.arange(23).expand(2, -1)
+    torch.testing.assert_close(models[8].logits_of_rows(hidden, rows), models[1].logits_of_rows(hidden, rows))
 
 
 def test_where_slots_stand_comes_from_the_base_unless_the_recipe_says(make_settings, make_trainer, tmp_path):

@@ -110,6 +110,11 @@ class Backbone(nn.Module):
     def _decoder(self) -> nn.Linear:
         return cast(nn.Linear, self.model.get_output_embeddings())  # type: ignore[operator]
 
+    @property
+    def head_bias(self) -> nn.Parameter | None:
+        """Bias [V] of the vocabulary head; None where it has none."""
+        return self._decoder.bias
+
     def use_graphs(self, record: Recorder | None = None) -> None:
         """Run single sequences through recorded graphs from now on; for models whose sequences may be packed.
 

@@ -187,4 +187,4 @@ def _word_targets(settings: TrainingSettings, module: RetrieverModule, files: Se
     room = text_room(module, "passage", None)
     prepared = TextPreparer(module.encoder).prepare(sampled_passages(files), "passage", room)
     slots = module.encoder.frames["passage"].slots
-    return WordTargets.count(prepared, module.backbone, slots, settings.loss.word_prior)
+    return WordTargets.count(prepared, module.backbone, slots, settings.loss.word_prior, settings.loss.word_support)

@@ -105,6 +105,9 @@ class LossSettings:
         part_share: how much of a part's target is the teacher's vector of the part; the rest is the whole text's.
         words_by: "salience": slot k says the text's k-th most salient word; "part": the most salient of its k-th part.
         word_prior: share of the words' log prior that is added to the logits in training; see `losses.slot_words`.
+        word_support: how many texts of a sample must have a slot say a word for slots to say it freely; rarer ones
+            start with a bias of log(count + 1) - log(word_support), as slots hardly learn when to say them. 1 for no
+            such bias; needs `model.term_bias`, which keeps terms as they are.
         match_from: step from which the words of a text are matched to the slots that say them best, instead of slot k
             saying the k-th most salient (words by part are never matched), and vocabulary items that are no whole word
             are held to be as likely a priori as the most frequent word, so that the model learns not to say them.
@@ -130,6 +133,7 @@ class LossSettings:
     part_share: float = 0.75
     words_by: WordOrder = "salience"
     word_prior: float = 0.5
+    word_support: int = 1
     match_from: int = 0
     cross_device: bool = True
     mask_duplicates: bool = True
@@ -141,6 +145,7 @@ class LossSettings:
         if not 0 <= self.part_share <= 1:
             raise InputError(f"loss.part_share is {self.part_share}; it must be between 0 and 1")
         one_of(words_by=(self.words_by, get_args(WordOrder)))
+        at_least(1, word_support=self.word_support)
         if self.term_scores and not (self.scores and (self.sparse or self.terms)):
             raise InputError("loss.term_scores adds to the teacher's scores; set loss.scores, and loss.sparse or terms")
 
@@ -300,6 +305,8 @@ class TrainingSettings:
             raise InputError("loss.scores, loss.vectors and data.group > 1 need a teacher; name one under `teacher`")
         if self.model.term_bias and not (self.loss.sparse or self.loss.terms):
             raise InputError("model.term_bias is on and no objective reads term weights; set loss.sparse or loss.terms")
+        if self.loss.word_support > 1 and not self.model.term_bias:
+            raise InputError("loss.word_support lowers the bias of words and terms alike; set model.term_bias, too")
         if self.loss.needs_head and self.model.system in ("diffembed", "repllama"):
             raise InputError(
                 f"{self.model.system} reads no vocabulary head; set loss.sparse, loss.words, loss.terms and "

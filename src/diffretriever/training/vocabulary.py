@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -35,13 +36,17 @@ class WordTargets:
     Attributes:
         statistics: document frequencies.
         offsets: [V] each: what is added to the word logits in training, before and after `loss.match_from`.
+        rare: [V] what is added for good to the logits of words that slots hardly ever say, 0 or below.
     """
 
     statistics: TermStatistics
     offsets: tuple[Tensor, Tensor]
+    rare: Tensor
 
     @staticmethod
-    def count(texts: Iterable[PreparedText], backbone: Backbone, slots: int, prior: float) -> WordTargets:
+    def count(
+        texts: Iterable[PreparedText], backbone: Backbone, slots: int, prior: float, support: int = 1
+    ) -> WordTargets:
         """Return the targets that follow from a sample of passages.
 
         Args:
@@ -49,24 +54,33 @@ class WordTargets:
             backbone: gives the vocabulary.
             slots: K_p.
             prior: share of the words' log prior in the offsets.
+            support: how many texts must have a slot say a word for it not to be rare.
         """
         words = [text.words for text in texts]
         statistics = TermStatistics.count(words)
         said = (salient_words(w, statistics, slots) for w in words)
         size = backbone.vocabulary_size
-        offset = prior * torch.tensor(log_prior(said, size))
+        priors = torch.tensor(log_prior(said, size))
+        offset = prior * priors
+        # log(count + 1) - log(support), as far as it is below 0
+        rare = (priors - priors.min() - math.log(support)).clamp(max=0.0)
         no_word = torch.tensor([not is_whole_word(backbone.tokenizer.text_of(i)) for i in range(size)])
-        return WordTargets(statistics, (offset, offset.masked_fill(no_word, float(offset.max()))))
+        return WordTargets(statistics, (offset, offset.masked_fill(no_word, float(offset.max()))), rare)
 
     @torch.no_grad()
     def start(self, backbone: Backbone, scale: float) -> None:
         """Set the term bias of a backbone to what a term weighs by its document frequency alone.
 
-        A weight w comes from a logit of exp(w) - 1; slots then need only say what is particular to a text.
+        A weight w comes from a logit of exp(w) - 1; slots then need only say what is particular to a text. What a word
+        that is hardly ever said loses in the head's bias the term bias gives back: terms are the same without it.
         """
-        if backbone.term_bias is not None:
-            logits = term_logits(self.statistics, backbone.vocabulary_size, scale=scale)
-            backbone.term_bias.copy_(torch.tensor(logits))
+        if backbone.term_bias is None:
+            return
+        logits = term_logits(self.statistics, backbone.vocabulary_size, scale=scale)
+        backbone.term_bias.copy_(torch.tensor(logits))
+        if (bias := backbone.head_bias) is not None:
+            bias.add_(self.rare.to(bias.device))
+            backbone.term_bias.sub_(self.rare.to(bias.device))
 
     def weights(self, texts: Sequence[PreparedText], side: Side, content: Tensor, scale: float) -> Tensor:
         """Return the lexical weight [B, R] of every content id [B, R] of texts of one side."""
