@@ -26,6 +26,7 @@ from diffretriever.evaluation.plan import Plan, Rerank
 from diffretriever.evaluation.results import Results
 from diffretriever.fusion import fuse
 from diffretriever.index import Index
+from diffretriever.index.folder.lock import FolderLock
 from diffretriever.retriever import DiffRetriever
 from diffretriever.systems.bm25 import BM25
 from diffretriever.systems.opening import open_system
@@ -192,6 +193,20 @@ def test_an_evaluation_that_was_killed_goes_on_without_encoding_again(encoder, c
     for shard in encodings.folder.glob("shard-*"):
         name = "representations.safetensors"
         assert (killed / shard.name / name).read_bytes() == (shard / name).read_bytes()
+
+
+def test_two_processes_do_not_encode_one_collection_into_one_folder(encoder, collection, tmp_path):
+    e = experiment(encoder, collection, tmp_path, Plan(modes=("single",)))
+    other = FolderLock(e.encodings.folder)
+    with pytest.raises(InputError, match="another process is encoding this collection; run the command again"):
+        e.run(tmp_path / "r")
+    other.release()
+    results = e.run(tmp_path / "r")
+    # What is whole may be read while somebody holds the folder.
+    other = FolderLock(e.encodings.folder)
+    again = experiment(encoder, collection, tmp_path, Plan(modes=("single",))).run(tmp_path / "s")
+    other.release()
+    assert (results.times.encoded_passages, again.times.reused_passages) == (20, 20)
 
 
 def test_a_damaged_shard_is_named(encoder, collection, tmp_path):

@@ -12,6 +12,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from itertools import islice
@@ -19,9 +20,10 @@ from pathlib import Path
 
 from diffretriever.corpus import Passage
 from diffretriever.encoder import Encoder
-from diffretriever.errors import CorpusError, InputError
+from diffretriever.errors import CorpusError, IndexLockedError, InputError
 from diffretriever.evaluation.facts import CorpusFacts
 from diffretriever.evaluation.records import read_record, write_record
+from diffretriever.index.folder.lock import FolderLock
 from diffretriever.progress import progress_bar
 from diffretriever.representations import Provenance, Representations
 
@@ -117,8 +119,13 @@ class Encodings:
             progress: whether to show a progress bar on a terminal.
 
         Raises:
-            InputError: there are fewer or more passages than when the corpus was surveyed.
+            InputError: there are fewer or more passages than when the corpus was surveyed, or another process is
+                encoding them.
         """
+        with self._alone() if self.missing() else nullcontext():
+            return self._fill(encoder, passages, progress=progress)
+
+    def _fill(self, encoder: Encoder, passages: Iterable[Passage], *, progress: bool) -> Filling:
         started = time.perf_counter()
         encoded = 0
         stream = iter(passages)
@@ -132,6 +139,20 @@ class Encodings:
                     encoded += len(chunk)
                 advance(len(chunk))
         return Filling(encoded, self.about.passages - encoded, time.perf_counter() - started if encoded else 0.0)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other processes from writing the same shards."""
+        try:
+            lock = FolderLock(self.folder)
+        except IndexLockedError as error:
+            raise InputError(
+                f"{self.folder}: another process is encoding this collection; run the command again when it is done"
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def shards(self) -> Iterator[tuple[slice, Representations]]:
         """Yield the rows of each shard and its representations.
