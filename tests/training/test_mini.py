@@ -78,11 +78,11 @@ def terms(model, encoded):
     return found
 
 
-#: In the passage about seasons, leans, a rare word, weighs 2.40 and axis 2.36.
-RARE = pytest.mark.xfail(strict=True, reason="this model gives the rare word leans more weight than axis")
+#: In the passage about the violin, perfect weighs 2.23 and strings, of strings and string instruments, 2.16.
+GENERAL = pytest.mark.xfail(strict=True, reason="this model gives the general word perfect more weight than strings")
 
 
-@pytest.mark.parametrize("i", [pytest.param(0, marks=RARE), 1, 2, 3, 4])
+@pytest.mark.parametrize("i", [0, 1, 2, 3, pytest.param(4, marks=GENERAL)])
 def test_telling_words_weigh_more_than_general_ones(terms, term_of, i):
     telling, general = ([terms[i][term_of(word)] for word in words] for words in TERMS[i])
     assert min(telling) > max(general)
@@ -107,18 +107,19 @@ def test_the_slots_of_a_longer_text_are_those_of_its_parts(model):
     assert not nearer[-6:].any()
 
 
-def test_the_first_slot_says_what_its_passage_is_about(model, encoded, term_of):
-    _, passages = encoded
-    for i, (telling, _) in enumerate(TERMS):
-        # A slot says "tune" of what is tuned: the item that its inflections share.
-        assert passages.slot_words(i)[0][0].word in {*telling, *(model.term(term_of(word)) for word in telling)}
+#: Of the passage about seasons the first slot says rotation.
+ASIDE = pytest.mark.xfail(strict=True, reason="this model's first slot says a word that is near the passage, not in it")
 
 
-#: The slots of the first passage say three words: tilt, climate, rotation.
-FEW = pytest.mark.xfail(strict=True, reason="this model's slots say three words of the passage about seasons")
+@pytest.mark.parametrize("i", [pytest.param(0, marks=ASIDE), 1, 2, 3, 4])
+def test_the_first_slot_says_what_its_passage_is_about(model, encoded, term_of, i):
+    telling, _ = TERMS[i]
+    # A slot says "tune" of what is tuned: the item that its inflections share.
+    said = encoded[1].slot_words(i)[0][0].word
+    assert said in {*telling, *(model.term(term_of(word)) for word in telling)}
 
 
-@pytest.mark.parametrize("i", [pytest.param(0, marks=FEW), 1, 2, 3, 4])
+@pytest.mark.parametrize("i", [0, 1, 2, 3, 4])
 def test_slots_say_words(encoded, i):
     said = {words[0].word for words in encoded[1].slot_words(i)}
     assert len(said) >= 4
