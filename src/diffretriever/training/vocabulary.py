@@ -62,7 +62,8 @@ class WordTargets:
         size = backbone.vocabulary_size
         priors = torch.tensor(log_prior(said, size))
         offset = prior * priors
-        # log(count + 1) - log(support), as far as it is below 0
+        # log(count + 1) - log(support), as far as it is below 0; the least prior is that of ids that no slot says,
+        # of which special tokens are always some
         rare = (priors - priors.min() - math.log(support)).clamp(max=0.0)
         no_word = torch.tensor([not is_whole_word(backbone.tokenizer.text_of(i)) for i in range(size)])
         return WordTargets(statistics, (offset, offset.masked_fill(no_word, float(offset.max()))), rare)
