@@ -13,7 +13,7 @@ from typing_extensions import Unpack
 
 from diffretriever.backbones.backbone import Backbone
 from diffretriever.backbones.float8 import FLOAT8, quantise_float8, require_float8
-from diffretriever.backbones.hardware import default_device
+from diffretriever.backbones.hardware import default_device, warn_of_slow_bf16
 from diffretriever.backbones.loading import load_backbone
 from diffretriever.checkpoint import RetrieverSettings, checkpoint_folders, locate
 from diffretriever.errors import CheckpointError, InputError
@@ -70,6 +70,8 @@ def open_checkpoint(
     if dtype == FLOAT8:
         # Before the weights are read, which takes minutes for large models.
         require_float8(default_device() if device is None else torch.device(device))
+    elif dtype == "bfloat16":
+        warn_of_slow_bf16(default_device() if device is None else torch.device(device), "choose float32")
     settings = _settings_for(given.get("system"), RetrieverSettings.load(folder))
     backbone = load_backbone(
         parts.base,

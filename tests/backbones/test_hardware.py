@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import logging
+
 import pytest
 import torch
 
-from diffretriever.backbones.hardware import default_dtype, usable_threads
+from diffretriever.backbones.hardware import default_dtype, usable_threads, warn_of_slow_bf16
 
 
 @pytest.mark.parametrize(
@@ -22,6 +24,21 @@ def test_bf16_where_the_processor_multiplies_in_it(
     assert default_dtype(torch.device("cpu")) == wanted
     assert default_dtype(torch.device("cuda")) == torch.bfloat16
     assert default_dtype(torch.device("mps")) == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("device", "found", "warned"),
+    [
+        ("cpu", {"avx2": True}, True),
+        ("cpu", {"avx2": True, "avx512_bf16": True}, False),
+        ("cuda", {"avx2": True}, False),
+    ],
+)
+def test_a_warning_where_bf16_is_slow(device, found, warned, monkeypatch, caplog):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
+    with caplog.at_level(logging.WARNING, logger="diffretriever"):
+        warn_of_slow_bf16(torch.device(device), "--no-bf16")
+    assert ["--no-bf16" in record.message for record in caplog.records] == [True] * warned
 
 
 @pytest.mark.parametrize(("cores", "wanted"), [(8, 6), (4, 4), (1, 1)])

@@ -24,9 +24,9 @@ from diffretriever.evaluation.facts import CorpusFacts
 from diffretriever.evaluation.habits import default_measures, drops_own_ids
 from diffretriever.evaluation.plan import Plan, Rerank
 from diffretriever.evaluation.results import Results
+from diffretriever.folder_lock import FolderLock
 from diffretriever.fusion import fuse
 from diffretriever.index import Index
-from diffretriever.index.folder.lock import FolderLock
 from diffretriever.retriever import DiffRetriever
 from diffretriever.systems.bm25 import BM25
 from diffretriever.systems.opening import open_system
@@ -198,7 +198,7 @@ def test_an_evaluation_that_was_killed_goes_on_without_encoding_again(encoder, c
 def test_two_processes_do_not_encode_one_collection_into_one_folder(encoder, collection, tmp_path):
     e = experiment(encoder, collection, tmp_path, Plan(modes=("single",)))
     other = FolderLock(e.encodings.folder)
-    with pytest.raises(InputError, match="another process is encoding this collection; run the command again"):
+    with pytest.raises(InputError, match=f"process {os.getpid()} is encoding this collection; run the command again"):
         e.run(tmp_path / "r")
     other.release()
     results = e.run(tmp_path / "r")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from diffretriever.errors import CheckpointError, InputError
 from diffretriever.training.run import prepare, train
 from diffretriever.training.saving import load_model
 from diffretriever.training.stepping import Engine, take_step
+from diffretriever.training.store import only_run
 from diffretriever.training.trainer import StepDataset
 
 BIASED_STEMS = {"terms": "stems", "term_bias": True, "term_counts": True}
@@ -50,6 +52,22 @@ def test_a_resumed_run_equals_an_uninterrupted_one(make_settings, tmp_path):
         one, other = load_file(whole / file), load_file(resumed / file)
         assert one.keys() == other.keys()
         assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_two_runs_do_not_write_one_folder(make_settings, tmp_path):
+    settings = make_settings()
+    with only_run(tmp_path / "run"), pytest.raises(CheckpointError, match=f"process {os.getpid()} is training in"):
+        train(settings)
+    assert not (tmp_path / "run" / "log.jsonl").exists()
+    train(settings)
+    assert len(log_of(tmp_path / "run")) == 6
+
+
+def test_the_first_process_keeps_the_folder_for_all(tmp_path, monkeypatch):
+    with only_run(tmp_path):
+        monkeypatch.setenv("RANK", "1")
+        with only_run(tmp_path):
+            pass
 
 
 def test_a_run_keeps_the_newest_checkpoints_and_a_broken_one_is_not_used(make_settings, tmp_path):

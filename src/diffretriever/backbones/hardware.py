@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 import torch
+
+log = logging.getLogger("diffretriever.backbones")
 
 
 def default_device() -> torch.device:
@@ -19,6 +22,17 @@ def default_dtype(device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         return torch.bfloat16
     return torch.bfloat16 if device.type == "cpu" and _multiplies_bf16() else torch.float32
+
+
+def warn_of_slow_bf16(device: torch.device, instead: str) -> None:
+    """Warn of bf16 on a CPU that does not multiply in it, where every product is many times slower.
+
+    Args:
+        device: where to compute.
+        instead: what asks for fp32.
+    """
+    if device.type == "cpu" and not _multiplies_bf16():
+        log.warning("this CPU does not multiply in bf16 and is many times slower in it than in fp32: %s", instead)
 
 
 def usable_threads() -> int:

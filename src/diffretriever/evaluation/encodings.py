@@ -20,10 +20,10 @@ from pathlib import Path
 
 from diffretriever.corpus import Passage
 from diffretriever.encoder import Encoder
-from diffretriever.errors import CorpusError, IndexLockedError, InputError
+from diffretriever.errors import CorpusError, InputError
 from diffretriever.evaluation.facts import CorpusFacts
 from diffretriever.evaluation.records import read_record, write_record
-from diffretriever.index.folder.lock import FolderLock
+from diffretriever.folder_lock import FolderLock, FolderTakenError
 from diffretriever.progress import progress_bar
 from diffretriever.representations import Provenance, Representations
 
@@ -145,9 +145,9 @@ class Encodings:
         """Keep other processes from writing the same shards."""
         try:
             lock = FolderLock(self.folder)
-        except IndexLockedError as error:
+        except FolderTakenError as error:
             raise InputError(
-                f"{self.folder}: another process is encoding this collection; run the command again when it is done"
+                f"{self.folder}: {error.owner} is encoding this collection; run the command again when it is done"
             ) from error
         try:
             yield

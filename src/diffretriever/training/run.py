@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments, set_seed
 
+from diffretriever.backbones.hardware import warn_of_slow_bf16
 from diffretriever.errors import InputError, MissingExtraError
 from diffretriever.training.base import open_base, recompute_layers
 from diffretriever.training.building import BatchBuilder
@@ -22,7 +23,7 @@ from diffretriever.training.rows import RowFile, open_rows
 from diffretriever.training.saving import save_model
 from diffretriever.training.schedule import Schedule
 from diffretriever.training.settings import TrainingSettings
-from diffretriever.training.store import RunFolder
+from diffretriever.training.store import RunFolder, only_run
 from diffretriever.training.teacher import Teacher
 from diffretriever.training.texts import TextPreparer
 from diffretriever.training.trainer import RetrieverTrainer, StepDataset
@@ -48,21 +49,23 @@ def train(settings: TrainingSettings, *, progress: bool = False) -> Path:
     Raises:
         InputError: the settings do not fit each other or the machine.
         CorpusError: a file of texts cannot be used.
-        CheckpointError: the base or the teacher cannot be read, or the folder belongs to another run.
+        CheckpointError: the base or the teacher cannot be read; the folder belongs to another run, or one is going on
+            in it.
         MissingExtraError: the extra `train` is not installed.
     """
-    trainer, about = prepare(settings, progress=progress)
-    folder = trainer.folder
-    newest = folder.newest()
-    trainer.train(resume_from_checkpoint=None if newest is None else str(folder.checkpoint(newest)))
-    state = trainer.finish()
-    if trainer.args.should_save:
-        half = torch.float16 if trainer.module.backbone.dtype == torch.float32 else None
-        merge = settings.model.lora is not None and settings.model.lora.merge
-        save_model(trainer.module, folder.model, about, half, merge=merge, state=state)
-        write_card(folder, about)
-    trainer.accelerator.wait_for_everyone()
-    return folder.model
+    with only_run(Path(settings.output)):
+        trainer, about = prepare(settings, progress=progress)
+        folder = trainer.folder
+        newest = folder.newest()
+        trainer.train(resume_from_checkpoint=None if newest is None else str(folder.checkpoint(newest)))
+        state = trainer.finish()
+        if trainer.args.should_save:
+            half = torch.float16 if trainer.module.backbone.dtype == torch.float32 else None
+            merge = settings.model.lora is not None and settings.model.lora.merge
+            save_model(trainer.module, folder.model, about, half, merge=merge, state=state)
+            write_card(folder, about)
+        trainer.accelerator.wait_for_everyone()
+        return folder.model
 
 
 def prepare(settings: TrainingSettings, *, progress: bool = False) -> tuple[RetrieverTrainer, dict[str, object]]:
@@ -73,6 +76,8 @@ def prepare(settings: TrainingSettings, *, progress: bool = False) -> tuple[Retr
         # One process would split every chunk over all of them, which is slower than a process for each.
         log.warning("%d GPUs are here and one is used; start with torchrun --nproc-per-node for all", arguments.n_gpu)
         arguments._n_gpu = 1
+    if settings.optimisation.bf16:
+        warn_of_slow_bf16(device, "optimisation.bf16=false")
     world = World.here()
     if settings.optimisation.batch % (world.size * settings.data.group):
         raise InputError(

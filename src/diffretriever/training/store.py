@@ -9,12 +9,15 @@ model/               the finished model
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 from diffretriever.errors import CheckpointError
+from diffretriever.folder_lock import FolderLock, FolderTakenError
 from diffretriever.json_files import read_json_object, write_json
 from diffretriever.machine import Machine, versions
 from diffretriever.training.settings import TrainingSettings
@@ -23,6 +26,30 @@ _MARK = "complete"
 _PREFIX = "checkpoint-"
 #: What may change between the parts of one run: folders move, and a run may be given to another machine.
 _MOVABLE = ("output", "trainer")
+
+
+@contextmanager
+def only_run(folder: Path) -> Iterator[None]:
+    """Keep other runs out of a folder, where they would write the same checkpoints; the first process does it for all.
+
+    Args:
+        folder: the folder; made when it is missing.
+
+    Raises:
+        CheckpointError: another run is writing here.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FolderLock(folder)
+    except FolderTakenError as error:
+        raise CheckpointError(f"{error.owner} is training in {folder}; give another `output`") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class RunFolder:

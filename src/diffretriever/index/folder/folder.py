@@ -9,10 +9,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffretriever.errors import IndexFormatError, InputError
+from diffretriever.errors import IndexFormatError, IndexLockedError, InputError
+from diffretriever.folder_lock import LOCK_FILE, FolderLock, FolderTakenError
 from diffretriever.index.calibration import CALIBRATION_NOTE
 from diffretriever.index.folder.copying import copy_file
-from diffretriever.index.folder.lock import LOCK_FILE, FolderLock
 from diffretriever.index.folder.seal import SEAL_FILE, Seal, break_seal, small_files
 from diffretriever.index.integrity.checking import checksum_of
 from diffretriever.index.integrity.digests import Checksum
@@ -51,7 +51,7 @@ class IndexFolder:
         """
         _check_vacant(path, overwrite)
         path.mkdir(parents=True, exist_ok=True)
-        lock = FolderLock(path)
+        lock = _lock(path)
         try:
             # The manifest goes first and comes last: a folder with a manifest is a whole index.
             (path / MANIFEST_FILE).unlink(missing_ok=True)
@@ -82,7 +82,7 @@ class IndexFolder:
             IndexLockedError: it is open elsewhere.
         """
         Manifest.read(path)  # before the lock, which would write a file into a foreign folder
-        lock = FolderLock(path)
+        lock = _lock(path)
         try:
             manifest = Manifest.read(path)
             if not (path / _STORE).is_dir() or not any((path / _STORE).iterdir()):
@@ -191,6 +191,14 @@ def open_store(manifest: Manifest, folder: Path | None, *, salvage: bool = False
     from diffretriever.index.edge.store import EdgeStore
 
     return EdgeStore(folder, manifest)
+
+
+def _lock(path: Path) -> FolderLock:
+    try:
+        return FolderLock(path)
+    except FolderTakenError as error:
+        message = f"{path} is open in {error.owner}; close it there, or work on a copy of the folder"
+        raise IndexLockedError(message) from None
 
 
 def _check_vacant(path: Path, overwrite: bool) -> None:

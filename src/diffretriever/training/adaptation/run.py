@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch.utils.data import Sampler, SequentialSampler
 
-from diffretriever.backbones.hardware import default_device
+from diffretriever.backbones.hardware import default_device, warn_of_slow_bf16
 from diffretriever.errors import MissingExtraError
 from diffretriever.machine import Machine, versions
 from diffretriever.pretrained import save_checkpoint
@@ -30,6 +30,7 @@ from diffretriever.training.adaptation.texts import (
     retriever_settings,
     split_texts,
 )
+from diffretriever.training.store import only_run
 
 try:
     import accelerate  # noqa: F401
@@ -57,13 +58,19 @@ def adapt(settings: AdaptationSettings, *, device: str | None = None, progress: 
         progress: whether to show a progress bar.
 
     Raises:
-        CheckpointError: the base cannot be adapted.
+        CheckpointError: the base cannot be adapted, or another run is going on in the output folder.
         CorpusError: a file of texts cannot be read.
         InputError: the output folder belongs to another run.
     """
+    with only_run(Path(settings.output)):
+        return _adapt(settings, cpu=device == "cpu" or default_device().type == "cpu", progress=progress)
+
+
+def _adapt(settings: AdaptationSettings, *, cpu: bool, progress: bool) -> AdaptationResults:
     output = Path(settings.output)
-    output.mkdir(parents=True, exist_ok=True)
-    arguments = _arguments(settings, output / "checkpoints", cpu=device == "cpu" or default_device().type == "cpu")
+    arguments = _arguments(settings, output / "checkpoints", cpu=cpu)
+    if settings.bf16:
+        warn_of_slow_bf16(arguments.device, "--no-bf16")
     set_seed(settings.seed)
     split = split_texts(read_texts(settings.texts), settings.held_out, settings.seed)
     results = AdaptationResults.resume(output / RESULTS, _about(settings, split))

@@ -1,4 +1,4 @@
-"""FolderLock: one process at a time owns an index folder."""
+"""FolderLock: one process at a time writes a folder."""
 
 from __future__ import annotations
 
@@ -7,9 +7,19 @@ import sys
 from pathlib import Path
 from typing import BinaryIO
 
-from diffretriever.errors import IndexLockedError
-
 LOCK_FILE = ".lock"
+
+
+class FolderTakenError(RuntimeError):
+    """Another opener holds the lock; those who ask for it say in their own words what to do.
+
+    Attributes:
+        owner: who does, as "process 17", or "another process".
+    """
+
+    def __init__(self, owner: str) -> None:
+        super().__init__(owner)
+        self.owner = owner
 
 
 class FolderLock:
@@ -22,7 +32,7 @@ class FolderLock:
         """Take the lock.
 
         Raises:
-            IndexLockedError: another opener holds it.
+            FolderTakenError: another opener holds it.
         """
         path = folder / LOCK_FILE
         # Opened for appending, so that a refused opener does not erase the owner's number.
@@ -34,10 +44,7 @@ class FolderLock:
             owner = self._file.read(32).decode("ascii", "replace").strip()
             self._file.close()
             self._file = None
-            raise IndexLockedError(
-                f"{folder} is open in {f'process {owner}' if owner else 'another process'}; close it there, or work "
-                "on a copy of the folder"
-            ) from None
+            raise FolderTakenError(f"process {owner}" if owner else "another process") from None
         self._file.truncate(0)
         # Byte 0 is what Windows locks; the number stands behind it so that others may read it.
         self._file.write(b" " + str(os.getpid()).encode())
