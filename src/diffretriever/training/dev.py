@@ -159,17 +159,26 @@ def dev_value(
         queries = module.encoder.encode_queries([query.text for query in collection.queries])
         passages = module.encoder.encode_passages(list(collection.passages))
     module.train(was_training)
-    rankings = _rankings(queries, passages, [p.passage_id for p in collection.passages], settings.mode, device)
-    scored = [[ScoredPassage(i, s) for i, s in zip(r.passage_ids, r.scores.tolist(), strict=True)] for r in rankings]
+    found = rankings(queries, passages, [p.passage_id for p in collection.passages], settings.mode, device)
+    scored = [[ScoredPassage(i, s) for i, s in zip(r.passage_ids, r.scores.tolist(), strict=True)] for r in found]
     run = Run.of([query.query_id for query in collection.queries], scored)
     return evaluate(run, collection.qrels, [settings.measure])[settings.measure]
 
 
-def _rankings(
+def rankings(
     queries: Representations, passages: Representations, ids: Sequence[str], mode: str, device: torch.device
 ) -> list[Ranking]:
+    """Return the passages of each query, best first, at most `fusion.DEPTH`.
+
+    Args:
+        queries: of all queries.
+        passages: of all passages.
+        ids: the passages' ids.
+        mode: "multi_dense", "single_dense", "sparse" or "fusion".
+        device: where to compute the scores.
+    """
     if mode == "fusion":
-        sides = [_rankings(queries, passages, ids, side, device) for side in ("multi_dense", "sparse")]
+        sides = [rankings(queries, passages, ids, side, device) for side in ("multi_dense", "sparse")]
         return [fuse(dense, sparse) for dense, sparse in zip(*sides, strict=True)]
     best = best_passages(queries, passages, min(DEPTH, len(ids)), _MODES[mode], device=device)  # type: ignore[arg-type]
     rows = zip(best.scores.cpu().double().numpy(), best.positions.tolist(), strict=True)
