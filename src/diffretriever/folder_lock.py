@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
 from typing import BinaryIO
 
 LOCK_FILE = ".lock"
+#: What systems say of a lock that another opener holds.
+_TAKEN = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK)
 
 
 class FolderTakenError(RuntimeError):
@@ -33,13 +36,18 @@ class FolderLock:
 
         Raises:
             FolderTakenError: another opener holds it.
+            OSError: the file system has no locks, as some of clusters have none.
         """
         path = folder / LOCK_FILE
         # Opened for appending, so that a refused opener does not erase the owner's number.
         self._file: BinaryIO | None = path.open("a+b")
         try:
             _lock(self._file)
-        except OSError:
+        except OSError as error:
+            if error.errno not in _TAKEN:
+                self._file.close()
+                self._file = None
+                raise
             self._file.seek(1)
             owner = self._file.read(32).decode("ascii", "replace").strip()
             self._file.close()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 
 from diffretriever import open_system
 from diffretriever.errors import CheckpointError, InputError
+from diffretriever.folder_lock import FolderLock
 from diffretriever.training.run import prepare, train
 from diffretriever.training.saving import load_model
 from diffretriever.training.stepping import Engine, take_step
@@ -68,6 +70,17 @@ def test_the_first_process_keeps_the_folder_for_all(tmp_path, monkeypatch):
         monkeypatch.setenv("RANK", "1")
         with only_run(tmp_path):
             pass
+
+
+def test_a_file_system_without_locks_keeps_nobody_from_training(tmp_path, monkeypatch, caplog):
+    def refuse(file, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(OSError, match="No locks available"):
+        FolderLock(tmp_path)
+    with only_run(tmp_path):
+        assert "cannot be locked" in caplog.text
 
 
 def test_a_run_keeps_the_newest_checkpoints_and_a_broken_one_is_not_used(make_settings, tmp_path):

@@ -9,6 +9,7 @@ model/               the finished model
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,8 @@ from diffretriever.folder_lock import FolderLock, FolderTakenError
 from diffretriever.json_files import read_json_object, write_json
 from diffretriever.machine import Machine, versions
 from diffretriever.training.settings import TrainingSettings
+
+log = logging.getLogger("diffretriever.training")
 
 _MARK = "complete"
 _PREFIX = "checkpoint-"
@@ -42,14 +45,19 @@ def only_run(folder: Path) -> Iterator[None]:
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
+    lock: FolderLock | None
     try:
         lock = FolderLock(folder)
     except FolderTakenError as error:
         raise CheckpointError(f"{error.owner} is training in {folder}; give another `output`") from None
+    except OSError as error:
+        log.warning("%s cannot be locked (%s); start no second run in it", folder, error)
+        lock = None
     try:
         yield
     finally:
-        lock.release()
+        if lock is not None:
+            lock.release()
 
 
 class RunFolder:
