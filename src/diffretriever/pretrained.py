@@ -71,7 +71,7 @@ def open_checkpoint(
         # Before the weights are read, which takes minutes for large models.
         require_float8(default_device() if device is None else torch.device(device))
     elif dtype == "bfloat16":
-        warn_of_slow_bf16(default_device() if device is None else torch.device(device), "choose float32")
+        warn_of_slow_bf16(default_device() if device is None else torch.device(device), "dtype float32")
     settings = _settings_for(given.get("system"), RetrieverSettings.load(folder))
     backbone = load_backbone(
         parts.base,
