@@ -32,7 +32,7 @@ def warn_of_slow_bf16(device: torch.device, instead: str) -> None:
         instead: what the user says for fp32.
     """
     if device.type == "cpu" and not _multiplies_bf16():
-        log.warning("this CPU does not multiply in bf16 and is many times slower in it than in fp32; for fp32 say %s", instead)
+        log.warning("this CPU does not multiply in bf16 and is far slower in it than in fp32; for fp32 say %s", instead)
 
 
 def usable_threads() -> int:
