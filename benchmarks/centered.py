@@ -20,10 +20,8 @@ import torch
 
 from diffretriever import DiffRetriever
 from diffretriever.evaluation.collections import open_collection
-from diffretriever.evaluation.measures import evaluate
-from diffretriever.evaluation.runs import Run, ScoredPassage
 from diffretriever.representations import Representations
-from diffretriever.training.dev import DevCollection, rankings
+from diffretriever.training.dev import DevCollection, measured, rankings
 from diffretriever.training.rows import open_rows
 
 MEASURE = "nDCG@10"
@@ -82,9 +80,7 @@ def center(texts: Representations, means: FloatArray) -> Representations:
 def value(dev: DevCollection, queries: Representations, passages: Representations, mode: str) -> float:
     """Return the measure of a mode."""
     ids = [p.passage_id for p in dev.passages]
-    found = rankings(queries, passages, ids, mode, torch.device("cpu"))
-    scored = [[ScoredPassage(i, s) for i, s in zip(r.passage_ids, r.scores.tolist(), strict=True)] for r in found]
-    return evaluate(Run.of([q.query_id for q in dev.queries], scored), dev.qrels, [MEASURE])[MEASURE]
+    return measured(rankings(queries, passages, ids, mode, torch.device("cpu")), dev, MEASURE)
 
 
 def _unit(vectors: FloatArray) -> FloatArray:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+log = logging.getLogger("diffretriever")
 
 LOCK_FILE = ".lock"
 #: What systems say of a lock that another opener holds.
@@ -63,6 +68,25 @@ class FolderLock:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+@contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder; where the file system has no locks, warn and go on without.
+
+    Raises:
+        FolderTakenError: another opener holds it.
+    """
+    lock: FolderLock | None = None
+    try:
+        lock = FolderLock(folder)
+    except OSError as error:
+        log.warning("%s cannot be locked (%s); let no second process write there", folder, error)
+    try:
+        yield
+    finally:
+        if lock is not None:
+            lock.release()
 
 
 if sys.platform == "win32":

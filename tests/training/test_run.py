@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from diffretriever import open_system
 from diffretriever.errors import CheckpointError, InputError
-from diffretriever.folder_lock import FolderLock
+from diffretriever.folder_lock import FolderLock, FolderTakenError
 from diffretriever.training.run import prepare, train
 from diffretriever.training.saving import load_model
 from diffretriever.training.stepping import Engine, take_step
@@ -69,7 +69,11 @@ def test_the_first_process_keeps_the_folder_for_all(tmp_path, monkeypatch):
     with only_run(tmp_path):
         monkeypatch.setenv("RANK", "1")
         with only_run(tmp_path):
-            pass
+            monkeypatch.delenv("RANK")
+        # The second process neither took the lock nor gave it back.
+        with pytest.raises(FolderTakenError, match=f"process {os.getpid()}"):
+            FolderLock(tmp_path)
+    FolderLock(tmp_path).release()
 
 
 def test_a_file_system_without_locks_keeps_nobody_from_training(tmp_path, monkeypatch, caplog):

@@ -12,7 +12,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from itertools import islice
@@ -23,7 +23,7 @@ from diffretriever.encoder import Encoder
 from diffretriever.errors import CorpusError, InputError
 from diffretriever.evaluation.facts import CorpusFacts
 from diffretriever.evaluation.records import read_record, write_record
-from diffretriever.folder_lock import FolderLock, FolderTakenError
+from diffretriever.folder_lock import FolderTakenError, sole_writer
 from diffretriever.progress import progress_bar
 from diffretriever.representations import Provenance, Representations
 
@@ -143,16 +143,14 @@ class Encodings:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Keep other processes from writing the same shards."""
-        try:
-            lock = FolderLock(self.folder)
-        except FolderTakenError as error:
-            raise InputError(
-                f"{self.folder}: {error.owner} is encoding this collection; run the command again when it is done"
-            ) from error
-        try:
+        with ExitStack() as held:
+            try:
+                held.enter_context(sole_writer(self.folder))
+            except FolderTakenError as error:
+                raise InputError(
+                    f"{self.folder}: {error.owner} is encoding this collection; run the command again when it is done"
+                ) from error
             yield
-        finally:
-            lock.release()
 
     def shards(self) -> Iterator[tuple[slice, Representations]]:
         """Yield the rows of each shard and its representations.

@@ -160,9 +160,14 @@ def dev_value(
         passages = module.encoder.encode_passages(list(collection.passages))
     module.train(was_training)
     found = rankings(queries, passages, [p.passage_id for p in collection.passages], settings.mode, device)
+    return measured(found, collection, settings.measure)
+
+
+def measured(found: Sequence[Ranking], collection: DevCollection, measure: str) -> float:
+    """Return the mean of a measure over the rankings of a collection's queries."""
     scored = [[ScoredPassage(i, s) for i, s in zip(r.passage_ids, r.scores.tolist(), strict=True)] for r in found]
     run = Run.of([query.query_id for query in collection.queries], scored)
-    return evaluate(run, collection.qrels, [settings.measure])[settings.measure]
+    return evaluate(run, collection.qrels, [measure])[measure]
 
 
 def rankings(

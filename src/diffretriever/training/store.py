@@ -9,21 +9,18 @@ model/               the finished model
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 from diffretriever.errors import CheckpointError
-from diffretriever.folder_lock import FolderLock, FolderTakenError
+from diffretriever.folder_lock import FolderTakenError, sole_writer
 from diffretriever.json_files import read_json_object, write_json
 from diffretriever.machine import Machine, versions
 from diffretriever.training.settings import TrainingSettings
-
-log = logging.getLogger("diffretriever.training")
 
 _MARK = "complete"
 _PREFIX = "checkpoint-"
@@ -45,19 +42,13 @@ def only_run(folder: Path) -> Iterator[None]:
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    lock: FolderLock | None
-    try:
-        lock = FolderLock(folder)
-    except FolderTakenError as error:
-        raise CheckpointError(f"{error.owner} is training in {folder}; give another `output`") from None
-    except OSError as error:
-        log.warning("%s cannot be locked (%s); start no second run in it", folder, error)
-        lock = None
-    try:
+    # An exit stack, so that errors of the run itself are not taken for those of the lock.
+    with ExitStack() as held:
+        try:
+            held.enter_context(sole_writer(folder))
+        except FolderTakenError as error:
+            raise CheckpointError(f"{error.owner} is training in {folder}; give another `output`") from None
         yield
-    finally:
-        if lock is not None:
-            lock.release()
 
 
 class RunFolder:

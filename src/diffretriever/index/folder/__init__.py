@@ -1,3 +1,3 @@
-"""The folder of an index: its life, its lock, its seal."""
+"""The folder of an index: its life, its seal."""
 
 from __future__ import annotations
