@@ -109,20 +109,24 @@ def part_distillation(slots: Tensor, teacher: Tensor, temperature: float) -> Ten
     return F.kl_div(found, wanted, reduction="sum", log_target=True) / slots.shape[1]
 
 
-def part_shares(lengths: Tensor, parts: int, width: int) -> Tensor:
+def part_shares(lengths: Tensor, parts: int, width: int, least: int = 1) -> Tensor:
     """Return how much of each token belongs to each of the equal parts of texts, [N, parts, width]; rows add up to 1.
 
-    A text shorter than the number of parts has tokens that belong to several.
+    A text shorter than the number of parts has tokens that belong to several. Parts of fewer than `least` tokens are
+    widened to so many around their middle, inside the text, and then overlap.
 
     Args:
         lengths: [N] tokens of the texts.
         parts: into how many each is cut.
         width: of the batch, in tokens.
+        least: tokens of a part at least; of a text that has as many.
     """
-    size = (lengths.double() / parts)[:, None, None]
-    part = torch.arange(parts, device=lengths.device, dtype=torch.float64)[:, None]
+    length = lengths.double()[:, None, None]
+    size = torch.maximum(length / parts, length.clamp(max=least))
+    middle = (torch.arange(parts, device=lengths.device, dtype=torch.float64)[:, None] + 0.5) * length / parts
+    start = torch.minimum((middle - size / 2).clamp(min=0), length - size)
     token = torch.arange(width, device=lengths.device, dtype=torch.float64)
-    overlap = torch.minimum((part + 1) * size, token + 1) - torch.maximum(part * size, token)
+    overlap = torch.minimum(start + size, token + 1) - torch.maximum(start, token)
     return (overlap.clamp(min=0) / size).float()
 
 

@@ -175,6 +175,7 @@ def _teacher(
         bf16=settings.optimisation.bf16,
         parts=slots if settings.loss.needs_parts else None,
         part_share=settings.loss.part_share,
+        part_tokens=settings.loss.part_tokens,
     )
     if (settings.loss.vectors or settings.loss.needs_parts) and teacher.dim != module.encoder.dim:
         raise InputError(

@@ -103,6 +103,7 @@ class LossSettings:
         score_temperature: of the distributions compared by `scores` and `part_scores`.
         term_scale: size of the lexical weights that the term weights learn from.
         part_share: how much of a part's target is the teacher's vector of the part; the rest is the whole text's.
+        part_tokens: tokens of a passage's part at least, in the teacher's vectors; parts of short passages overlap.
         words_by: "salience": slot k says the text's k-th most salient word; "part": the most salient of its k-th part.
         word_prior: share of the words' log prior that is added to the logits in training; see `losses.slot_words`.
         word_support: how many texts of a sample must have a slot say a word for slots to say it freely; rarer ones
@@ -131,6 +132,7 @@ class LossSettings:
     score_temperature: float = 0.05
     term_scale: float = 0.7
     part_share: float = 0.75
+    part_tokens: int = 1
     words_by: WordOrder = "salience"
     word_prior: float = 0.5
     word_support: int = 1
@@ -145,7 +147,7 @@ class LossSettings:
         if not 0 <= self.part_share <= 1:
             raise InputError(f"loss.part_share is {self.part_share}; it must be between 0 and 1")
         one_of(words_by=(self.words_by, get_args(WordOrder)))
-        at_least(1, word_support=self.word_support)
+        at_least(1, word_support=self.word_support, part_tokens=self.part_tokens)
         if self.term_scores and not (self.scores and (self.sparse or self.terms)):
             raise InputError("loss.term_scores adds to the teacher's scores; set loss.scores, and loss.sparse or terms")
 

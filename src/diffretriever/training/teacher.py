@@ -28,6 +28,7 @@ class Teacher:
         chunk: texts per forward pass.
         parts: per side, for how many equal parts of a text it gives a vector, too; None for none.
         part_share: how much of such a vector is the part's; the rest is the whole text's.
+        part_tokens: tokens of a passage's part at least; parts of short passages overlap.
 
     Attributes:
         token_weights: [V] how much a token counts in a mean; None for all alike.
@@ -44,13 +45,14 @@ class Teacher:
         chunk: int = 16,
         parts: Mapping[Side, int] | None = None,
         part_share: float = 1.0,
+        part_tokens: int = 1,
     ) -> None:
         if parts is not None and not isinstance(encoder, DiffEmbed):
             raise InputError(f"loss.parts needs a teacher that averages over tokens (diffembed), not {encoder.system}")
         encoder.backbone.requires_grad_(False)
         self.encoder = encoder
         self.token_weights = None
-        self._chunk, self._parts, self._part_share = chunk, parts, part_share
+        self._chunk, self._parts, self._part_share, self._part_tokens = chunk, parts, part_share, part_tokens
 
     def weigh_tokens(self, sample: Sequence[str], rarity: float) -> None:
         """Let a token count idf^rarity in the means over a text, idf being BM25's over a sample of passages.
@@ -75,15 +77,16 @@ class Teacher:
         bf16: bool,
         parts: Mapping[Side, int] | None = None,
         part_share: float = 1.0,
+        part_tokens: int = 1,
     ) -> Teacher:
-        """Return the teacher that a recipe names; see the class for `parts` and `part_share`.
+        """Return the teacher that a recipe names; see the class for `parts`, `part_share` and `part_tokens`.
 
         Raises:
             CheckpointError: there is none such, or it cannot be read.
         """
         dtype = torch.bfloat16 if bf16 else torch.float32
         encoder = open_system(settings.base, settings.system, device=device, dtype=dtype)
-        return Teacher(encoder, settings.chunk, parts, part_share)
+        return Teacher(encoder, settings.chunk, parts, part_share, part_tokens)
 
     @property
     def dim(self) -> int:
@@ -101,25 +104,26 @@ class Teacher:
         for rows in chunked([len(s.ids) for s in sequences], self._chunk):
             batch = collate([sequences[r] for r in rows], frame.slots, backbone.special.pad).to(backbone.device)
             if count or self.token_weights is not None:
-                vectors[rows], parts[rows] = self._whole_and_parts(batch, count)
+                least = self._part_tokens if side == "passage" else 1
+                vectors[rows], parts[rows] = self._whole_and_parts(batch, count, least)
                 continue
             reading = self.encoder.read(batch, side, 0)
             unit = F.normalize(reading.hidden.float(), dim=-1) * reading.keep[:, :, None]
             vectors[rows] = F.normalize(unit.sum(dim=1), dim=-1)
         return vectors, parts if count else None
 
-    def _whole_and_parts(self, batch: Batch, count: int) -> tuple[Tensor, Tensor]:
-        """Return unit vectors of texts [B, D], and of each of `count` equal parts [B, count, D]."""
+    def _whole_and_parts(self, batch: Batch, count: int, least: int) -> tuple[Tensor, Tensor]:
+        """Return unit vectors of texts [B, D], and of each of `count` parts of `least` tokens or more [B, count, D]."""
         hidden = self.encoder.backbone.hidden_states(batch.ids, batch.mask).float()
-        whole = self._means(batch, hidden, 1)
+        whole = self._means(batch, hidden, 1, 1)
         if not count:
             return F.normalize(whole[:, 0], dim=-1), whole[:, 1:]
-        parts = torch.lerp(whole, self._means(batch, hidden, count), self._part_share)
+        parts = torch.lerp(whole, self._means(batch, hidden, count, least), self._part_share)
         return F.normalize(whole[:, 0], dim=-1), F.normalize(parts, dim=-1)
 
-    def _means(self, batch: Batch, hidden: Tensor, count: int) -> Tensor:
-        """Return the means [B, count, D] of hidden states over each of `count` equal parts of the texts."""
-        shares = losses.part_shares(batch.mask.sum(dim=1), count, hidden.shape[1])
+    def _means(self, batch: Batch, hidden: Tensor, count: int, least: int) -> Tensor:
+        """Return the means [B, count, D] of hidden states over each of `count` parts of the texts."""
+        shares = losses.part_shares(batch.mask.sum(dim=1), count, hidden.shape[1], least)
         if self.token_weights is not None:
             shares = F.normalize(shares * self.token_weights[batch.ids][:, None], p=1.0, dim=-1)
         return shares @ hidden
