@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from diffretriever.corpus import Passage
-from diffretriever.representations import Provenance, Representations
+from diffretriever.representations import FloatArray, Provenance, Representations
 
 PassageLike = str | Passage | Mapping[str, object]
 
@@ -28,6 +28,11 @@ class Encoder(Protocol):
     @property
     def vocabulary_size(self) -> int:
         """Number V of columns of the sparse representations."""
+        ...
+
+    @property
+    def term_idf(self) -> FloatArray | None:
+        """[V] how rare the model takes each term to be, in any unit; None where that is not known. See `idf`."""
         ...
 
     def encode_queries(

@@ -17,7 +17,7 @@ from diffretriever.corpus import Passage
 from diffretriever.encoder import PassageLike
 from diffretriever.errors import InputError
 from diffretriever.progress import progress_bar
-from diffretriever.representations import Provenance, Representations, SlotWords
+from diffretriever.representations import FloatArray, Provenance, Representations, SlotWords
 from diffretriever.sequences import Batch, Frame, batches_by_length, collate
 from diffretriever.stems import StemPieces
 from diffretriever.terms import ContentWords, TermRule, strongest_weights, term_rows
@@ -156,6 +156,17 @@ class TextEncoder(ABC):
     def vocabulary_size(self) -> int:
         """Number V of columns of the sparse representations; 0 for a system without them."""
         return 0 if self.term_rule is None else self.backbone.vocabulary_size
+
+    @property
+    def term_idf(self) -> FloatArray | None:
+        """[V] how rare the model takes each term to be, in any unit; None where that is not known.
+
+        By a learned bias of terms, both a query and a passage weight a term by about log(1 + bias) in general.
+        """
+        bias, rule = self.backbone.term_bias, self.term_rule
+        if bias is None or rule is None or rule.scale is not None:
+            return None
+        return torch.log1p(torch.relu(bias.detach().float())).square().cpu().numpy()
 
     def term(self, term_id: int) -> str:
         """Return the readable text of a vocabulary id."""

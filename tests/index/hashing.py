@@ -44,6 +44,10 @@ class HashEncoder:
     def vocabulary_size(self) -> int:
         return VOCABULARY
 
+    @property
+    def term_idf(self) -> None:
+        return None
+
     def encode_queries(
         self, queries: str | Sequence[str], *, words: int = 0, progress: bool = False
     ) -> Representations:

@@ -12,6 +12,7 @@ from diffretriever.errors import IndexFormatError, InputError
 
 if TYPE_CHECKING:
     from diffretriever.encoder import Encoder
+    from diffretriever.idf import Idf
     from diffretriever.index import Index, Storage
     from diffretriever.index.manifest import Backend
     from diffretriever.representations import Representations
@@ -102,6 +103,7 @@ def begin(
     sample: Callable[[], Representations],
     overwrite: bool,
     durable: bool,
+    idf: Idf,
 ) -> Index:
     """Return the index to be filled: a new one, or the one that the same command began.
 
@@ -114,6 +116,7 @@ def begin(
         sample: gives representations of some of the passages; called when the storage needs them.
         overwrite: replace an index that is there.
         durable: see `Index.open`.
+        idf: see `Index.create`.
 
     Raises:
         InputError: there is one that was begun otherwise, or is finished.
@@ -131,6 +134,7 @@ def begin(
             sample=None if storage.pca is None else sample(),
             overwrite=overwrite,
             durable=durable,
+            idf=idf,
         )
         build.write(folder)
         return new

@@ -51,6 +51,7 @@ def evaluate(
     depth: ev.RerankDepth = 100,
     alpha: opt.Alpha = 0.5,
     fusion: opt.Fusion = opt.FusionMethod.MINMAX,
+    idf: opt.IdfOption = opt.IdfSource.COLLECTION,
     label: ev.Label = None,
     encodings: ev.Encodings = None,
     estimate: ev.Estimate = False,
@@ -78,7 +79,7 @@ def evaluate(
     """
     if (topics or qrels) and len(collection) > 1:
         raise typer.BadParameter("--topics and --qrels belong to one collection; give one --collection")
-    plan = _plan(modes, measures, k, own_ids, fusion, alpha, rerank, depth, seed)
+    plan = _plan(modes, measures, k, own_ids, fusion, alpha, idf, rerank, depth, seed)
     choice = SystemOptions(
         model, device, dtype, batch_tokens, query_slots, passage_slots, prompt, protocol, readout, steps, system,
         max_query_length, max_passage_length, devices, k1, b,
@@ -99,6 +100,7 @@ def _plan(
     own_ids: ev.OwnIds,
     fusion: opt.FusionMethod,
     alpha: float,
+    idf: opt.IdfSource,
     rerank: Path | None,
     depth: int,
     seed: int,
@@ -113,6 +115,7 @@ def _plan(
         own_ids=own_ids.value,
         fusion=fusion.value,
         alpha=alpha,
+        idf=idf.value,
         rerank=None if rerank is None else Rerank(read_run(rerank), str(rerank), depth),
         seed=seed,
     )

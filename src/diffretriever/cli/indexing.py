@@ -56,6 +56,7 @@ def index(
     drop: opt.Drop = None,
     durable: opt.Durable = False,
     words: opt.Words = 3,
+    idf: opt.IdfOption = opt.IdfSource.COLLECTION,
     batch_size: opt.BatchSize = None,
     model: opt.DefaultModel = "mini",
     device: opt.Device = None,
@@ -91,13 +92,16 @@ def index(
             refuse_finished(out)
         encoder = choice.load()
         step = batch_size or default_step(encoder)
-        kept = {"backend": backend.value, "storage": chosen, "words": words}
+        kept = {"backend": backend.value, "storage": chosen, "words": words, "idf": idf.value}
         build = Build.of(source, encoder, **kept, batch_size=step, format=file_format, on_error=on_error)
 
         def sample() -> Representations:
             return encoder.encode_passages(list(islice(passages, SAMPLE)))
 
-        new = begin(out, build, encoder, backend.value, chosen, sample=sample, overwrite=overwrite, durable=durable)
+        new = begin(
+            out, build, encoder, backend.value, chosen,
+            sample=sample, overwrite=overwrite, durable=durable, idf=idf.value,
+        )  # fmt: skip
         _complete(new, encoder, passages, found, out, words, step)
         finish(out, build)
     report_problems(found)
@@ -198,8 +202,10 @@ def closing(opened: Index) -> Iterator[Index]:
             opened.close()
 
 
-def _calibrate(index: Index) -> None:
-    """Measure how deep approximate searches must go, where searches of an index in a folder will be approximate."""
+def _measure(index: Index) -> None:
+    """Count terms; where searches of an index in a folder will be approximate, measure how deep they must go."""
+    with uninterrupted():
+        index.count_terms()
     slots = index.manifest.provenance.query_slots
     if isinstance(index.stats().path, Path) and index.is_approximate(slots):
         with uninterrupted():
@@ -223,5 +229,5 @@ def _fill(
     except KeyboardInterrupt:
         message(f"stopped: {folder} holds {len(target):,} passages and can be searched; the same command goes on")
         raise typer.Exit(130) from None
-    _calibrate(target)
+    _measure(target)
     message(f"indexed {count:,} passages in {time_text(time.monotonic() - started)}; {folder} holds {len(target):,}")

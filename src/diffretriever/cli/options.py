@@ -28,6 +28,13 @@ class System(str, Enum):
     BM25 = "bm25"
 
 
+class IdfSource(str, Enum):
+    """Whose idf the term weights of queries have."""
+
+    COLLECTION = "collection"
+    MODEL = "model"
+
+
 class FusionMethod(str, Enum):
     """How hybrid search joins the dense and the sparse ranking."""
 
@@ -266,6 +273,14 @@ Alpha = Annotated[
 Fusion = Annotated[
     FusionMethod,
     typer.Option(help="minmax (interpolation by alpha) or rrf (reciprocal ranks).", rich_help_panel=_SEARCH),
+]
+IdfOption = Annotated[
+    IdfSource,
+    typer.Option(
+        "--idf",
+        help="How rare terms are: half by the collection, where the model says what it assumes, or by the model alone.",
+        rich_help_panel=_SEARCH,
+    ),
 ]
 Where = Annotated[
     list[str] | None,

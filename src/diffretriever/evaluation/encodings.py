@@ -159,14 +159,23 @@ class Encodings:
             CorpusError: a shard is missing or damaged; names its folder.
         """
         for number, rows in enumerate(self._spans()):
-            path = self._path(number)
-            try:
-                shard = Representations.load(path)
-            except InputError as error:
-                raise CorpusError(f"{path}: cannot be read ({error}); delete this folder and run again") from error
-            if len(shard) != rows.stop - rows.start:
-                raise CorpusError(f"{path}: holds {len(shard)} passages; delete this folder and run again")
-            yield rows, shard
+            yield rows, self._shard(number, rows)
+
+    def sample(self, passages: int) -> Iterator[Representations]:
+        """Yield whole shards from all over the corpus, of so many passages or a few more; errors as in `shards`."""
+        spans = list(enumerate(self._spans()))
+        step = max(1, len(spans) // -(-passages // self.about.shard_size))
+        yield from (self._shard(number, rows) for number, rows in spans[::step])
+
+    def _shard(self, number: int, rows: slice) -> Representations:
+        path = self._path(number)
+        try:
+            shard = Representations.load(path)
+        except InputError as error:
+            raise CorpusError(f"{path}: cannot be read ({error}); delete this folder and run again") from error
+        if len(shard) != rows.stop - rows.start:
+            raise CorpusError(f"{path}: holds {len(shard)} passages; delete this folder and run again")
+        return shard
 
     def _spans(self) -> list[slice]:
         size, count = self.about.shard_size, self.about.passages

@@ -21,6 +21,7 @@ from diffretriever.errors import InputError
 from diffretriever.evaluation.encodings import Encodings
 from diffretriever.evaluation.facts import CorpusFacts
 from diffretriever.fusion import Ranking
+from diffretriever.idf import SAMPLE, Idf, document_frequencies, idf_factors, weigh
 from diffretriever.progress import progress_bar
 from diffretriever.representations import Provenance, Representations
 from diffretriever.scoring import Precision, maxsim, single_dense, sparse_dot
@@ -46,6 +47,8 @@ class EncodedSearcher:
         corpus: its facts.
         candidates: [Q, N] 1 for each passage that may answer a query, of the queries that will be searched, in their
             order; None when all may. Candidates all get a score, also those that share no term with the query.
+        idf: whether term weights of queries are fitted to the "collection" (see `idf`) or left as the "model" gives
+            them; of no effect where the encoder has no `term_idf`.
         device: where dense scores are computed.
         progress: whether to show progress bars on a terminal.
     """
@@ -57,6 +60,7 @@ class EncodedSearcher:
         corpus: CorpusFacts,
         *,
         candidates: sp.csr_matrix | None = None,
+        idf: Idf = "collection",
         device: str | torch.device = "cpu",
         progress: bool = False,
     ) -> None:
@@ -66,6 +70,7 @@ class EncodedSearcher:
         self._encodings = encodings
         self._corpus = corpus
         self._candidates = None if candidates is None else sp.csc_matrix(candidates)
+        self._model_idf = encoder.term_idf if idf == "collection" else None
         self._device = device
         self._progress = progress
         self._encoded: tuple[tuple[str, ...], Representations] | None = None
@@ -75,7 +80,7 @@ class EncodedSearcher:
         """Return the k best passages of each query; see `Searcher`."""
         if mode not in self.modes or k < 1:
             raise InputError(f"modes are {', '.join(self.modes)}, and k is at least 1; got {mode!r} and {k}")
-        encoded = self.encode(queries)
+        encoded = self._weighed(self.encode(queries)) if mode == "sparse" else self.encode(queries)
         chunks = [slice(start, start + _QUERIES) for start in range(0, len(queries), _QUERIES)]
         parts = [encoded.select(chunk) for chunk in chunks]
         best = [_Best(len(part), k) for part in parts]
@@ -97,6 +102,13 @@ class EncodedSearcher:
             self._encoded = (texts, self._encoder.encode_queries(texts, progress=self._progress))
             self.encoding_seconds += time.perf_counter() - started
         return self._encoded[1]
+
+    def _weighed(self, queries: Representations) -> Representations:
+        """Return queries with the term weights that this collection gives them."""
+        if self._model_idf is None:
+            return queries
+        counts = document_frequencies(self._encodings.sample(SAMPLE), len(self._model_idf))
+        return weigh(queries, idf_factors(*counts, self._model_idf))
 
     def _scores(
         self, queries: Representations, shard: Representations, mode: str, precision: Precision

@@ -35,6 +35,7 @@ from diffretriever.evaluation.results import (
 )
 from diffretriever.evaluation.runs import Run, ScoredPassage, write_run
 from diffretriever.fusion import DEPTH, Ranking, fuse
+from diffretriever.idf import Idf
 from diffretriever.machine import Machine, versions
 from diffretriever.searcher import LexicalSystem, Searcher, Setting
 
@@ -103,6 +104,11 @@ class Experiment:
         if self.plan.modes is None or not isinstance(self.system, Encoder):
             return tuple(mode for mode in self.offered if mode != "hybrid-single")
         return tuple(mode for mode in self.plan.modes if mode in self.offered)
+
+    @property
+    def idf(self) -> Idf:
+        """Whose idf the term weights of queries have, where the system knows its own."""
+        return "model" if self.plan.rerank is not None else self.plan.idf
 
     @property
     def task_name(self) -> str:
@@ -179,7 +185,13 @@ class Experiment:
         filling = encodings.fill(system, self.passages(), progress=self.progress)
         candidates = None if self.plan.rerank is None else candidate_matrix(self._candidates, self.pool)
         searcher = EncodedSearcher(
-            system, encodings, self.pool, candidates=candidates, device=self.device, progress=self.progress
+            system,
+            encodings,
+            self.pool,
+            candidates=candidates,
+            idf=self.idf,
+            device=self.device,
+            progress=self.progress,
         )
         return searcher, filling
 
@@ -253,7 +265,9 @@ class Experiment:
     def _stamp(self) -> SystemStamp:
         if isinstance(self.system, Encoder):
             provenance = self.system.provenance
-            return SystemStamp(self.label, self.name, "encoder", provenance, dict(self.settings), self.system.dim)
+            idf = {} if self.system.term_idf is None or self.idf == "model" else {"idf": self.idf}
+            settings = {**self.settings, **idf}
+            return SystemStamp(self.label, self.name, "encoder", provenance, settings, self.system.dim)
         return SystemStamp(self.label, self.name, "lexical", None, {**self.system.settings, **self.settings})
 
     def _first_stage(self) -> FirstStage | None:

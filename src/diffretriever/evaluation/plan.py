@@ -10,6 +10,7 @@ from diffretriever.errors import InputError
 from diffretriever.evaluation.measures import parse_measures
 from diffretriever.evaluation.runs import Run
 from diffretriever.fusion import FusionName
+from diffretriever.idf import Idf
 
 #: Modes that fuse two others, and the dense modes that they take, the first that there is.
 HYBRIDS: Mapping[str, tuple[str, ...]] = {"hybrid": ("multi", "single"), "hybrid-single": ("single",)}
@@ -42,6 +43,8 @@ class Plan:
         own_ids: whether a passage with the id of its query may be found; "auto" drops it where BEIR does.
         fusion: how hybrid modes are fused.
         alpha: weight of the dense side.
+        idf: whether term weights of queries are fitted to the collection, where the model allows it; see `idf`. What is
+            re-ranked is no sample of a collection and has the model's.
         rerank: the run to re-rank; None to search the whole corpus.
         seed: seed of torch, stamped.
     """
@@ -52,6 +55,7 @@ class Plan:
     own_ids: OwnIds = "auto"
     fusion: FusionName = "minmax"
     alpha: float = 0.5
+    idf: Idf = "collection"
     rerank: Rerank | None = None
     seed: int = 0
 

@@ -6,10 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence, Sized
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
+from typing import get_args
 
 from diffretriever.corpus import MetadataValue, Passage
 from diffretriever.encoder import Encoder
 from diffretriever.errors import IndexFormatError, InputError, ServerError, WriteError
+from diffretriever.idf import Idf
 from diffretriever.index.folder.folder import IndexFolder, open_store
 from diffretriever.index.home import backend_of, create_home, load_codec, open_home
 from diffretriever.index.integrity.checking import CheckReport, check_store
@@ -20,6 +22,7 @@ from diffretriever.index.reading import IndexReader
 from diffretriever.index.storage.codec import Codec
 from diffretriever.index.storage.storage import Dtype, Storage
 from diffretriever.index.store import Store
+from diffretriever.index.term_counts import TERM_COUNTS_NOTE, TermCounts
 from diffretriever.progress import progress_bar
 from diffretriever.representations import Representations
 
@@ -56,6 +59,7 @@ class Index(IndexReader):
         durable: bool = False,
         shards: int | None = None,
         replicas: int | None = None,
+        idf: Idf = "collection",
     ) -> Index:
         """Return a new, empty index.
 
@@ -73,6 +77,8 @@ class Index(IndexReader):
             durable: see `open`.
             shards: parts that a server spreads the passages over; its own default if None.
             replicas: copies of each part on a server; a write returns once most of them have it.
+            idf: whether term weights of queries are fitted to the "collection" (see `idf` and `count_terms`) or left
+                as the "model" gives them; of no effect where the encoder has no `term_idf`.
 
         Raises:
             InputError: an option is unknown, or does not go with `path`.
@@ -87,10 +93,16 @@ class Index(IndexReader):
         chosen.check(encoder.dim, backend)
         codec = Codec.fit(chosen, sample.dense if sample is not None else None)
         manifest = Manifest(backend, chosen, encoder.dim, int(vocabulary_size), encoder.provenance, codec.digest)
+        if idf not in get_args(Idf):
+            raise InputError(f"idf must be 'collection' or 'model', got {idf!r}")
+        model_idf = encodes.term_idf if encodes is not None and idf == "collection" else None
+        terms = None if model_idf is None else TermCounts(model_idf)
         if path is None:
-            return cls(manifest, open_store(manifest, None), None, encodes, codec=codec)
+            return cls(manifest, open_store(manifest, None), None, encodes, codec=codec, terms=terms)
         home = create_home(path, manifest, overwrite=overwrite, shards=shards, replicas=replicas, codec=codec)
-        return cls(manifest, home.store, home, encodes, durable=durable, codec=codec)
+        if terms is not None:
+            home.write_note(TERM_COUNTS_NOTE, terms.to_json())
+        return cls(manifest, home.store, home, encodes, durable=durable, codec=codec, terms=terms)
 
     @classmethod
     def open(

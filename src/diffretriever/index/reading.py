@@ -14,6 +14,7 @@ from typing_extensions import Self
 from diffretriever.encoder import Encoder
 from diffretriever.errors import InputError, PassageNotFoundError
 from diffretriever.fusion import DEPTH, FusionName, Ranking
+from diffretriever.idf import weigh
 from diffretriever.index.calibration import CALIBRATION_NOTE, RECALL, Calibration, Recall
 from diffretriever.index.filter_text import parse_filter
 from diffretriever.index.filters import Filter
@@ -28,6 +29,7 @@ from diffretriever.index.searching import Mode, SearchOptions, hybrid_rankings, 
 from diffretriever.index.stats import IndexStats, disk_bytes
 from diffretriever.index.storage.codec import Codec
 from diffretriever.index.store import Store, StoredPassage
+from diffretriever.index.term_counts import TERM_COUNTS_NOTE, TermCounts
 from diffretriever.representations import Representations
 
 
@@ -43,6 +45,7 @@ class IndexReader:
         *,
         durable: bool = False,
         codec: Codec | None = None,
+        terms: TermCounts | None = None,
     ) -> None:
         """Wrap an open store; use `create` or `open`."""
         self.manifest = manifest
@@ -52,6 +55,8 @@ class IndexReader:
         self._codec = codec or Codec(manifest.storage)
         self._durable = durable
         self._calibration: Calibration | None = None
+        self._terms = terms
+        self._terms_read = terms is not None
 
     def get(self, passage_id: str) -> StoredPassage:
         """Return a passage with its representations.
@@ -164,6 +169,34 @@ class IndexReader:
                 self._home.write_note(CALIBRATION_NOTE, made.to_json())
         return made
 
+    def count_terms(self) -> None:
+        """Count in how many passages terms stand, and keep that with the index; see `idf`.
+
+        A search of a folder or in memory does this by itself when nothing was counted yet, or the index has since grown
+        or shrunk by half; on a server it is done when asked for. Building by the command line does it at the end. An
+        index whose model does not say how rare it takes terms to be, or made with `idf="model"`, counts nothing.
+        """
+        known = self._known_terms()
+        if known is not None and self.manifest.vocabulary_size and len(self):
+            self._terms = known.counted(self._store)
+            if self._home is not None:
+                with suppress(OSError):  # a folder that is read-only
+                    self._home.write_note(TERM_COUNTS_NOTE, self._terms.to_json())
+
+    def current_terms(self) -> TermCounts | None:
+        """Return what was counted of the index's terms; counted now where need be, but never on a server."""
+        known = self._known_terms()
+        if known is not None and not known.fits(len(self)) and isinstance(self._home, IndexFolder | None):
+            self.count_terms()
+        return self._terms
+
+    def _known_terms(self) -> TermCounts | None:
+        if not self._terms_read and self._home is not None:
+            note = self._home.read_note(TERM_COUNTS_NOTE)
+            self._terms = None if note is None else TermCounts.from_json(note)
+        self._terms_read = True
+        return self._terms
+
     def recalls(self, queries: Sequence[str] | Representations, lengths: Sequence[int] = (10, 100)) -> list[Recall]:
         """Return what approximate searches of several depths find for some queries, against comparing with everything.
 
@@ -245,6 +278,9 @@ class IndexReader:
         """Return queries as the store compares them."""
         self.manifest.check(queries, "queries")
         check_finite(queries, [f"query number {i + 1}" for i in range(len(queries))])
+        terms = self.current_terms()
+        if terms is not None and terms.factors is not None:
+            queries = weigh(queries, terms.factors)
         return self._codec.queries(queries)
 
     @property

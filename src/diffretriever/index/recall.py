@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import islice, pairwise
 
 import numpy as np
 
 from diffretriever.fusion import Ranking
 from diffretriever.index.calibration import Calibration, Recall
 from diffretriever.index.manifest import Manifest
+from diffretriever.index.sampling import sample_passages
 from diffretriever.index.store import Store
 from diffretriever.representations import Representations
 
@@ -50,10 +50,7 @@ def sample_queries(store: Store, slots: int, count: int) -> tuple[Representation
         count: how many to make; fewer come back where fewer passages have vectors.
     """
     rng = np.random.default_rng(len(store))
-    chosen = np.sort(rng.choice(len(store), min(len(store), 2 * count), replace=False)).tolist()
-    ids = store.ids()
-    picked = [next(islice(ids, b - a - 1, None)) for a, b in pairwise([-1, *chosen])]
-    held = [s for s in store.get_many(picked) if s is not None and len(s.representations.dense)]
+    held = [s for s in sample_passages(store, 2 * count, rng) if len(s.representations.dense)]
     drawn = [held[i] for i in rng.permutation(len(held))[:count].tolist()]
     if not drawn:
         return None

@@ -17,6 +17,7 @@ from diffretriever.index.notes import PROMPT_NOTE, read_note, write_note
 from diffretriever.index.reading import IndexReader
 from diffretriever.index.storage.codec import Codec
 from diffretriever.index.store import Store, StoredPassage
+from diffretriever.index.term_counts import TERM_COUNTS_NOTE
 from diffretriever.progress import Advance, progress_bar
 from diffretriever.representations import Representations
 
@@ -135,6 +136,8 @@ def copy_index(
             done = transfer(old, new, delete=delete, progress=progress)
             if (prompt := read_note(old, PROMPT_NOTE)) is not None:
                 write_note(new, PROMPT_NOTE, prompt)
+            if (terms := old.current_terms()) is not None:
+                write_note(new, TERM_COUNTS_NOTE, terms.to_json())
     return done
 
 

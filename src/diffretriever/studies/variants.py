@@ -18,7 +18,7 @@ from diffretriever.encoder import PassageLike
 from diffretriever.errors import InputError
 from diffretriever.pretrained import Checkpoint
 from diffretriever.prompts import Prompt
-from diffretriever.representations import Provenance, Representations
+from diffretriever.representations import FloatArray, Provenance, Representations
 from diffretriever.retriever import DiffRetriever
 from diffretriever.sequences import Frame
 
@@ -76,6 +76,11 @@ class Variant:
     def vocabulary_size(self) -> int:
         """Number V of columns of the sparse representations."""
         return self.queries.vocabulary_size
+
+    @property
+    def term_idf(self) -> FloatArray | None:
+        """[V] how rare the model takes each term to be."""
+        return self.queries.term_idf
 
     def term(self, term_id: int) -> str:
         """Return the readable text of a vocabulary id."""

@@ -16,7 +16,7 @@ from diffretriever.conventions import System
 from diffretriever.encoder import PassageLike
 from diffretriever.errors import InputError
 from diffretriever.progress import progress_bar
-from diffretriever.representations import Provenance, Representations
+from diffretriever.representations import FloatArray, Provenance, Representations
 from diffretriever.systems.opening import SystemOptions
 from diffretriever.systems.workers import Opening, Workers
 
@@ -83,6 +83,11 @@ class ParallelEncoder:
     def vocabulary_size(self) -> int:
         """Number V of columns of the sparse representations; 0 for a system without them."""
         return self._workers.facts.vocabulary_size
+
+    @property
+    def term_idf(self) -> FloatArray | None:
+        """[V] how rare the model takes each term to be; None where that is not known."""
+        return self._workers.facts.term_idf
 
     @property
     def process_ids(self) -> list[int]:

@@ -22,7 +22,7 @@ from diffretriever.encoder import PassageLike
 from diffretriever.errors import AttentionError, CheckpointError, InputError, PromptError, WorkerError
 from diffretriever.prompted import PromptedEncoder
 from diffretriever.prompts import Prompt
-from diffretriever.representations import Provenance, Representations
+from diffretriever.representations import FloatArray, Provenance, Representations
 from diffretriever.systems.opening import SystemOptions, open_system
 
 #: Questions a worker may have: the one it computes, and the next.
@@ -64,6 +64,7 @@ class Facts:
     provenance: Provenance
     dim: int
     vocabulary_size: int
+    term_idf: FloatArray | None
     batch_tokens: int
     prompt: Prompt
 
@@ -260,7 +261,14 @@ def _work(connection: Connection, opening: Opening, device: str) -> None:
         connection.send(_Failure(type(error).__name__, str(error)))
         return
     connection.send(
-        Facts(encoder.provenance, encoder.dim, encoder.vocabulary_size, encoder.batch_tokens, encoder.prompt)
+        Facts(
+            encoder.provenance,
+            encoder.dim,
+            encoder.vocabulary_size,
+            encoder.term_idf,
+            encoder.batch_tokens,
+            encoder.prompt,
+        )
     )
     with ThreadPoolExecutor(1, thread_name_prefix="answers") as answers:
         for question in ahead(_questions(connection)):

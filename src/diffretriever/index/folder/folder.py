@@ -19,10 +19,11 @@ from diffretriever.index.integrity.digests import Checksum
 from diffretriever.index.manifest import MANIFEST_FILE, Manifest, replace_file, sync_folder
 from diffretriever.index.storage.codec import PROJECTION_FILE, Codec
 from diffretriever.index.store import Store
+from diffretriever.index.term_counts import TERM_COUNTS_NOTE
 
 _STORE = "store"
 #: Files that may stand beside the manifest.
-EXTRA_FILES = ("build.json", "prompt.json", CALIBRATION_NOTE, PROJECTION_FILE)
+EXTRA_FILES = ("build.json", "prompt.json", CALIBRATION_NOTE, TERM_COUNTS_NOTE, PROJECTION_FILE)
 
 
 @dataclass(frozen=True)
