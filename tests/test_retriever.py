@@ -279,6 +279,11 @@ def test_terms_that_are_stems_with_a_bias(tmp_path: Path, model: DiffRetriever) 
     stems.save_pretrained(tmp_path / "saved")
     loaded = DiffRetriever.from_pretrained(tmp_path / "saved", device="cpu")
     same(biased, loaded.encode_passages(texts))
+    assert model.term_idf is None
+    assert DiffRetriever.from_pretrained(tmp_path / "saved", device="cpu", protocol="paper").term_idf is None
+    expected = np.zeros(backbone.vocabulary_size)
+    expected[forms["work"][0]] = np.log(101) ** 2
+    np.testing.assert_allclose(loaded.term_idf, expected, rtol=1e-5)
     assert loaded.provenance.terms == "stems"
     assert model.provenance.differences(replace(model.provenance, terms="stems")) == ["terms: 'pieces' against 'stems'"]
 

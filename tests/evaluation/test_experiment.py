@@ -13,6 +13,7 @@ from pathlib import Path
 import ir_measures
 import numpy as np
 import pytest
+import torch
 
 from diffretriever.corpus import Passage, Query
 from diffretriever.errors import CorpusError, InputError
@@ -110,6 +111,47 @@ def test_rankings_are_those_of_the_exact_index(checkpoints, collection, tmp_path
                 assert ranking.scores.tolist() == pytest.approx([h.score for h in hits], rel=tolerance, abs=1e-6)
                 if protocol == "default":
                     assert list(ranking.passage_ids) == [h.passage_id for h in hits]
+
+
+def test_term_weights_are_fitted_to_the_collection_as_an_index_does(checkpoints, collection, tmp_path):
+    encoder = DiffRetriever.from_pretrained(checkpoints / "tiny-llada", dtype="float32")
+    bias = torch.rand(encoder.vocabulary_size, generator=torch.Generator().manual_seed(0))
+    encoder.backbone.term_bias = torch.nn.Parameter(bias, requires_grad=False)
+    passages, queries = list(collection.passages), collection.queries
+    plain = encoder.encode_queries([q.text for q in queries])
+    with Index.create(None, encoder, backend="exact", storage="float32") as index:
+        index.add(passages)
+        fitted = index.comparable(plain)
+        expected = index.search_batch(plain, 20, "sparse")
+    assert not np.allclose(fitted.sparse.toarray(), plain.sparse.toarray(), rtol=1e-3)
+    results = experiment(encoder, collection, tmp_path, Plan(modes=("sparse",))).run(tmp_path / "r")
+    assert results.system.settings["idf"] == "collection"
+    written = read_run(tmp_path / "r" / "sparse.trec").rankings
+    for query, hits in zip(queries, expected, strict=True):
+        found = {p.passage_id: p.score for p in written.get(query.query_id, ())}
+        assert found == pytest.approx({h.passage_id: h.score for h in hits}, rel=1e-4)
+    for name, plan in (
+        ("model", Plan(modes=("sparse",), idf="model")),
+        ("rerank", Plan(modes=("sparse",), rerank=Rerank(read_run(tmp_path / "r" / "sparse.trec"), "own", 20))),
+    ):
+        results = experiment(encoder, collection, tmp_path / name, plan).run(tmp_path / name / "r")
+        assert "idf" not in results.system.settings
+        written = read_run(tmp_path / name / "r" / "sparse.trec").rankings
+        products = (plain.sparse @ encoder.encode_passages(passages).sparse.T).toarray()
+        for row, query in enumerate(queries):
+            for scored in written.get(query.query_id, ()):
+                column = [p.passage_id for p in passages].index(scored.passage_id)
+                assert scored.score == pytest.approx(products[row, column], rel=1e-4, abs=1e-5), name
+
+
+def test_encodings_are_sampled_from_all_over_the_corpus(encoder, tmp_path):
+    passages = [Passage(str(i), f"text number {i}") for i in range(23)]
+    encodings = Encodings.open(tmp_path, encoder, CorpusFacts.of(passages), shard_size=3)
+    encodings.fill(encoder, passages)
+    rows = [rows for rows, _ in encodings.shards()]
+    for wanted, shards in ((1, [0]), (6, [0, 4]), (12, [0, 2, 4, 6]), (20, range(8)), (1000, range(8))):
+        sizes = [len(part) for part in encodings.sample(wanted)]
+        assert sizes == [rows[s].stop - rows[s].start for s in shards], wanted
 
 
 def test_equal_scores_are_ordered_by_id_across_shards(encoder, tmp_path):

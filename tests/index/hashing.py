@@ -12,7 +12,7 @@ import scipy.sparse as sp
 
 from diffretriever.corpus import Passage
 from diffretriever.encoder import PassageLike
-from diffretriever.representations import Provenance, Representations, SlotWords
+from diffretriever.representations import FloatArray, Provenance, Representations, SlotWords
 
 VOCABULARY = 997
 
@@ -21,11 +21,18 @@ class HashEncoder:
     """One slot per distinct word, up to K; an empty text gets no vectors and no terms."""
 
     def __init__(
-        self, *, dim: int = 16, query_slots: int = 4, passage_slots: int = 6, fingerprint: str = "hash"
+        self,
+        *,
+        dim: int = 16,
+        query_slots: int = 4,
+        passage_slots: int = 6,
+        fingerprint: str = "hash",
+        term_idf: FloatArray | None = None,
     ) -> None:
         self._dim = dim
         self._slots = {"query": query_slots, "passage": passage_slots}
         self._fingerprint = fingerprint
+        self._term_idf = term_idf
         self.encoded: list[int] = []
 
     @property
@@ -45,8 +52,8 @@ class HashEncoder:
         return VOCABULARY
 
     @property
-    def term_idf(self) -> None:
-        return None
+    def term_idf(self) -> FloatArray | None:
+        return self._term_idf
 
     def encode_queries(
         self, queries: str | Sequence[str], *, words: int = 0, progress: bool = False

@@ -123,6 +123,22 @@ def test_parts_of_a_text_are_equal_and_in_order(length, parts):
     assert (centres.diff() >= 0).all()
 
 
+@pytest.mark.parametrize(
+    ("length", "parts", "least"), [(33, 16, 8), (100, 16, 24), (10, 4, 24), (64, 4, 16), (1, 2, 5)]
+)
+def test_small_parts_are_widened_around_their_middle(length, parts, least):
+    shares = losses.part_shares(torch.tensor([length, length - 1]), parts, 120, least)[0]
+    size = max(length / parts, min(least, length))
+    assert torch.allclose(shares.sum(dim=1), torch.ones(parts))
+    assert not shares[:, length:].any()
+    assert shares.max() == pytest.approx(min(1.0, 1 / size))
+    centres = shares @ (torch.arange(120.0) + 0.5)
+    middles = (torch.arange(parts) + 0.5) * length / parts
+    assert torch.allclose(centres, middles.clamp(size / 2, length - size / 2), atol=1e-4)
+    if least <= length / parts:
+        torch.testing.assert_close(shares, losses.part_shares(torch.tensor([length]), parts, 120)[0])
+
+
 def test_slots_are_compared_with_the_parts_in_order():
     slots = torch.nn.functional.normalize(torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(0)), dim=-1)
     assert float(losses.part_alignment(slots, slots)) == pytest.approx(0.0, abs=1e-6)

@@ -52,6 +52,13 @@ def test_the_means_over_a_text_and_its_parts_are_weighted(encoder):
         torch.testing.assert_close(part, F.normalize(0.25 * mean + 0.75 * whole, dim=0), atol=1e-6, rtol=1e-5)
 
 
+def test_parts_of_passages_have_a_least_number_of_tokens(encoder):
+    teacher = Teacher(encoder, parts={"query": 2, "passage": 2}, part_tokens=1000)
+    for side, alike in (("passage", True), ("query", False)):
+        vectors, parts = teacher.encode([TEXT], side)
+        assert all(torch.allclose(part, vectors[0], atol=1e-5) is alike for part in parts[0]), side
+
+
 def test_weights_of_rarity_0_change_nothing(encoder):
     plain, weighted = Teacher(encoder), Teacher(encoder)
     weighted.weigh_tokens(SAMPLE, 0.0)

@@ -99,11 +99,11 @@ def begin(
     encoder: Encoder,
     backend: Backend,
     storage: Storage,
+    idf: Idf,
     *,
     sample: Callable[[], Representations],
     overwrite: bool,
     durable: bool,
-    idf: Idf,
 ) -> Index:
     """Return the index to be filled: a new one, or the one that the same command began.
 
@@ -113,10 +113,10 @@ def begin(
         encoder: what encodes its passages.
         backend: its engine.
         storage: in what form it keeps vectors.
+        idf: see `Index.create`.
         sample: gives representations of some of the passages; called when the storage needs them.
         overwrite: replace an index that is there.
         durable: see `Index.open`.
-        idf: see `Index.create`.
 
     Raises:
         InputError: there is one that was begun otherwise, or is finished.

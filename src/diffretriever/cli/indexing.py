@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from diffretriever.corpus import Passage, PassageReader
     from diffretriever.encoder import Encoder
     from diffretriever.index import Index
-    from diffretriever.representations import Representations
 
 #: Passages from which principal components are found, and sizes and times estimated.
 SAMPLE = 512
@@ -94,13 +93,9 @@ def index(
         step = batch_size or default_step(encoder)
         kept = {"backend": backend.value, "storage": chosen, "words": words, "idf": idf.value}
         build = Build.of(source, encoder, **kept, batch_size=step, format=file_format, on_error=on_error)
-
-        def sample() -> Representations:
-            return encoder.encode_passages(list(islice(passages, SAMPLE)))
-
         new = begin(
-            out, build, encoder, backend.value, chosen,
-            sample=sample, overwrite=overwrite, durable=durable, idf=idf.value,
+            out, build, encoder, backend.value, chosen, idf.value, overwrite=overwrite, durable=durable,
+            sample=lambda: encoder.encode_passages(list(islice(passages, SAMPLE))),
         )  # fmt: skip
         _complete(new, encoder, passages, found, out, words, step)
         finish(out, build)

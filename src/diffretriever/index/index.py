@@ -129,12 +129,14 @@ class Index(IndexReader):
         home = open_home(path, salvage=salvage)
         try:
             codec = load_codec(home)
+            note = None if salvage else home.read_note(TERM_COUNTS_NOTE)
+            terms = None if note is None else TermCounts.from_json(note)
             if encoder is not None:
                 home.manifest.check_space(encoder.dim, encoder.vocabulary_size, encoder.provenance, "encoder")
         except BaseException:
             home.close()
             raise
-        return cls(home.manifest, home.store, home, encoder, durable=durable, codec=codec)
+        return cls(home.manifest, home.store, home, encoder, durable=durable, codec=codec, terms=terms)
 
     def add(
         self,

@@ -56,7 +56,6 @@ class IndexReader:
         self._durable = durable
         self._calibration: Calibration | None = None
         self._terms = terms
-        self._terms_read = terms is not None
 
     def get(self, passage_id: str) -> StoredPassage:
         """Return a passage with its representations.
@@ -176,25 +175,17 @@ class IndexReader:
         or shrunk by half; on a server it is done when asked for. Building by the command line does it at the end. An
         index whose model does not say how rare it takes terms to be, or made with `idf="model"`, counts nothing.
         """
-        known = self._known_terms()
-        if known is not None and self.manifest.vocabulary_size and len(self):
-            self._terms = known.counted(self._store)
+        if self._terms is not None and len(self):
+            self._terms = self._terms.counted(self._store)
             if self._home is not None:
                 with suppress(OSError):  # a folder that is read-only
                     self._home.write_note(TERM_COUNTS_NOTE, self._terms.to_json())
 
     def current_terms(self) -> TermCounts | None:
         """Return what was counted of the index's terms; counted now where need be, but never on a server."""
-        known = self._known_terms()
-        if known is not None and not known.fits(len(self)) and isinstance(self._home, IndexFolder | None):
+        stale = self._terms is not None and not self._terms.fits(len(self))
+        if stale and isinstance(self._home, IndexFolder | None):
             self.count_terms()
-        return self._terms
-
-    def _known_terms(self) -> TermCounts | None:
-        if not self._terms_read and self._home is not None:
-            note = self._home.read_note(TERM_COUNTS_NOTE)
-            self._terms = None if note is None else TermCounts.from_json(note)
-        self._terms_read = True
         return self._terms
 
     def recalls(self, queries: Sequence[str] | Representations, lengths: Sequence[int] = (10, 100)) -> list[Recall]:
