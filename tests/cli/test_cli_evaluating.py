@@ -53,6 +53,18 @@ def test_another_question_does_not_replace_results_unasked(cli, folder, tmp_path
     assert (tmp_path / "golden.dev" / "bm25-1.5-0.75").is_dir()
 
 
+def test_whose_idf_is_stamped_and_asked_for(cli, folder, tmp_path):
+    found = {}
+    for idf in ("collection", "model"):
+        options = ["--modes", "sparse", "--idf", idf, "--label", idf]
+        done = cli("evaluate", "mini", "-c", folder, "--out", tmp_path, *options)
+        assert done.code == 0, done.err
+        found[idf] = Results.read(tmp_path / "golden.dev" / idf)
+    assert [r.system.settings.get("idf") for r in found.values()] == ["collection", None]
+    first, second = ((tmp_path / "golden.dev" / idf / "sparse.trec").read_text() for idf in found)
+    assert first != second
+
+
 def test_reranking_and_other_systems(cli, folder, tmp_path):
     assert cli("evaluate", "bm25", "-c", folder, "--out", tmp_path).code == 0
     first = tmp_path / "golden.dev" / "bm25" / "lexical.trec"

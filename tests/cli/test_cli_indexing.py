@@ -41,6 +41,13 @@ class TestIndex:
         assert both.code == 1
         assert "say different things" in both.err
 
+    def test_terms_are_counted_unless_their_rarity_is_the_models(self, cli, corpus, tmp_path):
+        assert cli("index", corpus, "--out", tmp_path / "own", "--backend", "exact").code == 0
+        assert cli("index", corpus, "--out", tmp_path / "model", "--backend", "exact", "--idf", "model").code == 0
+        with Index.open(tmp_path / "own") as own, Index.open(tmp_path / "model") as plain:
+            assert own._terms.passages == 10
+            assert plain.current_terms() is None
+
     def test_an_existing_index_is_kept_unless_overwritten(self, cli, tmp_path, index_folder):
         one = write_jsonl(tmp_path / "one.jsonl", PASSAGES[:1])
         refused = cli("index", one, "--out", index_folder, "--model", MODEL)

@@ -200,7 +200,9 @@ def closing(opened: Index) -> Iterator[Index]:
 def _measure(index: Index) -> None:
     """Count terms; where searches of an index in a folder will be approximate, measure how deep they must go."""
     with uninterrupted():
-        index.count_terms()
+        terms = index.current_terms()
+        if terms is not None and not terms.fits(len(index)):  # a server's, which are not counted by themselves
+            index.count_terms()
     slots = index.manifest.provenance.query_slots
     if isinstance(index.stats().path, Path) and index.is_approximate(slots):
         with uninterrupted():
