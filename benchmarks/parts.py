@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--queries", type=int, help="the first so many queries")
     parser.add_argument("--passages", type=int, help="the judged passages and the first others")
     parser.add_argument("--rarity", type=float, default=0.0, help="how strongly rare tokens count")
-    parser.add_argument("--part-tokens", type=int, default=1, help="tokens of a passage's part at least")
+    parser.add_argument("--part-tokens", type=int, default=0, help="tokens of a passage's part at least")
     parser.add_argument("--shares", type=float, nargs="+", default=(0.5, 0.75, 1.0), help="shares of the part")
     arguments = parser.parse_args()
     collection = open_collection(arguments.collection, split=arguments.split)
@@ -47,7 +47,7 @@ def main() -> None:
         [f"{p.title}. {p.text}" if p.title else p.text for p in dev.passages],
     )
     rarity = f", rarity {arguments.rarity}" if arguments.rarity else ""
-    least = f", parts of {arguments.part_tokens} tokens at least" if arguments.part_tokens > 1 else ""
+    least = f", parts of {arguments.part_tokens} tokens at least" if arguments.part_tokens else ""
     print(f"{len(queries)} queries, {len(passages)} passages, {arguments.model}{rarity}{least}, float32")
     teacher = Teacher(encoder)
     teacher.weigh_tokens(passages, arguments.rarity)

@@ -112,7 +112,7 @@ def test_maxsim_equals_the_loop(queries, passages, slots, seed):
     torch.testing.assert_close(losses.maxsim(q, p), loop, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("length", "parts"), [(6, 3), (7, 3), (2, 4), (1, 16), (33, 16)])
+@pytest.mark.parametrize(("length", "parts"), [(6, 3), (7, 3), (2, 4), (1, 16), (5, 16), (33, 16)])
 def test_parts_of_a_text_are_equal_and_in_order(length, parts):
     shares = losses.part_shares(torch.tensor([length, 5]), parts, 40)
     assert torch.allclose(shares.sum(dim=2), torch.ones(2, parts))

@@ -109,7 +109,7 @@ def part_distillation(slots: Tensor, teacher: Tensor, temperature: float) -> Ten
     return F.kl_div(found, wanted, reduction="sum", log_target=True) / slots.shape[1]
 
 
-def part_shares(lengths: Tensor, parts: int, width: int, least: int = 1) -> Tensor:
+def part_shares(lengths: Tensor, parts: int, width: int, least: int = 0) -> Tensor:
     """Return how much of each token belongs to each of the equal parts of texts, [N, parts, width]; rows add up to 1.
 
     A text shorter than the number of parts has tokens that belong to several. Parts of fewer than `least` tokens are

@@ -132,7 +132,7 @@ class LossSettings:
     score_temperature: float = 0.05
     term_scale: float = 0.7
     part_share: float = 0.75
-    part_tokens: int = 1
+    part_tokens: int = 0
     words_by: WordOrder = "salience"
     word_prior: float = 0.5
     word_support: int = 1
@@ -147,7 +147,8 @@ class LossSettings:
         if not 0 <= self.part_share <= 1:
             raise InputError(f"loss.part_share is {self.part_share}; it must be between 0 and 1")
         one_of(words_by=(self.words_by, get_args(WordOrder)))
-        at_least(1, word_support=self.word_support, part_tokens=self.part_tokens)
+        at_least(1, word_support=self.word_support)
+        at_least(0, part_tokens=self.part_tokens)
         if self.term_scores and not (self.scores and (self.sparse or self.terms)):
             raise InputError("loss.term_scores adds to the teacher's scores; set loss.scores, and loss.sparse or terms")
 

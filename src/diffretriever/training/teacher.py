@@ -45,7 +45,7 @@ class Teacher:
         chunk: int = 16,
         parts: Mapping[Side, int] | None = None,
         part_share: float = 1.0,
-        part_tokens: int = 1,
+        part_tokens: int = 0,
     ) -> None:
         if parts is not None and not isinstance(encoder, DiffEmbed):
             raise InputError(f"loss.parts needs a teacher that averages over tokens (diffembed), not {encoder.system}")
@@ -77,7 +77,7 @@ class Teacher:
         bf16: bool,
         parts: Mapping[Side, int] | None = None,
         part_share: float = 1.0,
-        part_tokens: int = 1,
+        part_tokens: int = 0,
     ) -> Teacher:
         """Return the teacher that a recipe names; see the class for `parts`, `part_share` and `part_tokens`.
 
@@ -104,7 +104,7 @@ class Teacher:
         for rows in chunked([len(s.ids) for s in sequences], self._chunk):
             batch = collate([sequences[r] for r in rows], frame.slots, backbone.special.pad).to(backbone.device)
             if count or self.token_weights is not None:
-                least = self._part_tokens if side == "passage" else 1
+                least = self._part_tokens if side == "passage" else 0
                 vectors[rows], parts[rows] = self._whole_and_parts(batch, count, least)
                 continue
             reading = self.encoder.read(batch, side, 0)
@@ -115,7 +115,7 @@ class Teacher:
     def _whole_and_parts(self, batch: Batch, count: int, least: int) -> tuple[Tensor, Tensor]:
         """Return unit vectors of texts [B, D], and of each of `count` parts of `least` tokens or more [B, count, D]."""
         hidden = self.encoder.backbone.hidden_states(batch.ids, batch.mask).float()
-        whole = self._means(batch, hidden, 1, 1)
+        whole = self._means(batch, hidden, 1, 0)
         if not count:
             return F.normalize(whole[:, 0], dim=-1), whole[:, 1:]
         parts = torch.lerp(whole, self._means(batch, hidden, count, least), self._part_share)
