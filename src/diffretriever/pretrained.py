@@ -41,7 +41,7 @@ class BackboneOptions(TypedDict, total=False):
     Attributes:
         base: base model of an adapter, when it is not where the adapter says.
         device: such as "cpu" or "cuda:1"; the first GPU by default.
-        dtype: such as "float32" or "bfloat16"; bf16 by default where the hardware multiplies in it, else fp32. "float8"
+        dtype: such as "float32" or "bfloat16"; bf16 by default where the hardware is faster in it, else fp32. "float8"
             rounds the layers' weights to it (extra `float8`; see `backbones.float8`).
         attention: "auto", "sdpa", "eager" or "flash_attention_2".
         device_map: "auto" or a map, to spread a large model over several devices.

@@ -12,13 +12,16 @@ from diffretriever.backbones.hardware import default_dtype, usable_threads, warn
     ("found", "wanted"),
     [
         ({"avx512_bf16": True}, torch.bfloat16),
+        ({"avx512_bf16": True, "cpu_name": "AMD EPYC"}, torch.bfloat16),
+        ({"avx512_bf16": True, "cpu_name": "Intel Xeon"}, torch.float32),
+        ({"avx512_bf16": True, "amx_bf16": True, "cpu_name": "Intel Xeon"}, torch.bfloat16),
         ({"amx_bf16": True}, torch.bfloat16),
         ({"avx512_bf16": False, "avx2": True}, torch.float32),
         ({}, torch.float32),
     ],
 )
-def test_bf16_where_the_processor_multiplies_in_it(
-    found: dict[str, bool], wanted: torch.dtype, monkeypatch: pytest.MonkeyPatch
+def test_bf16_where_the_processor_is_faster_in_it(
+    found: dict[str, object], wanted: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
     assert default_dtype(torch.device("cpu")) == wanted
@@ -31,6 +34,7 @@ def test_bf16_where_the_processor_multiplies_in_it(
     [
         ("cpu", {"avx2": True}, True),
         ("cpu", {"avx2": True, "avx512_bf16": True}, False),
+        ("cpu", {"avx512_bf16": True, "cpu_name": "Intel Xeon"}, True),
         ("cuda", {"avx2": True}, False),
     ],
 )

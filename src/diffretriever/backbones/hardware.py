@@ -18,21 +18,21 @@ def default_device() -> torch.device:
 
 
 def default_dtype(device: torch.device) -> torch.dtype:
-    """Return bf16 for a CUDA GPU and for a CPU that multiplies in it (AVX512_BF16 or AMX), else fp32."""
+    """Return bf16 for a CUDA GPU and for a CPU that is faster in it (AMX, or AVX512_BF16 of AMD), else fp32."""
     if device.type == "cuda":
         return torch.bfloat16
-    return torch.bfloat16 if device.type == "cpu" and _multiplies_bf16() else torch.float32
+    return torch.bfloat16 if device.type == "cpu" and _faster_in_bf16() else torch.float32
 
 
 def warn_of_slow_bf16(device: torch.device, instead: str) -> None:
-    """Warn of bf16 on a CPU that does not multiply in it, where every product is many times slower.
+    """Warn of bf16 on a CPU that is slower in it: many times so where no instruction multiplies in bf16.
 
     Args:
         device: where to compute.
         instead: what the user says for fp32.
     """
-    if device.type == "cpu" and not _multiplies_bf16():
-        log.warning("this CPU does not multiply in bf16 and is far slower in it than in fp32; for fp32 say %s", instead)
+    if device.type == "cpu" and not _faster_in_bf16():
+        log.warning("this CPU is slower in bf16 than in fp32, on some many times; for fp32 say %s", instead)
 
 
 def usable_threads() -> int:
@@ -49,10 +49,12 @@ def usable_threads() -> int:
     return max(1, min(usable, torch.get_num_threads()))
 
 
-def _multiplies_bf16() -> bool:
+def _faster_in_bf16() -> bool:
     asked = getattr(torch.cpu, "get_capabilities", None)
     if asked is not None:
         found = asked()
-        return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+        # Intel's AVX512_BF16 is there for AMX to fall back on: where a virtual machine hides AMX, fp32 is faster.
+        intel = str(found.get("cpu_name", "")).startswith("Intel")
+        return bool(found.get("amx_bf16") or (found.get("avx512_bf16") and not intel))
     older = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return bool(older and older())

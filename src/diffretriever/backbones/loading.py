@@ -48,7 +48,7 @@ def load_backbone(
         folder: holds config.json, safetensors and a tokeniser, as published; or a GGUF file, which holds all three;
             or where else these three are to be read from.
         device: where the weights go; the first GPU if there is one, else the CPU.
-        dtype: dtype of the weights; bf16 where the hardware multiplies in it (`hardware.default_dtype`), else fp32.
+        dtype: dtype of the weights; bf16 where the hardware is faster in it (`hardware.default_dtype`), else fp32.
         adapter: folder of a LoRA adapter to merge.
         attention: "auto" for sequences without padding where the model takes them; "sdpa", "eager" or
             "flash_attention_2" for padded ones.

@@ -187,7 +187,7 @@ Devices = Annotated[
 Dtype = Annotated[
     str | None,
     typer.Option(
-        help="float32 or bfloat16; by default bfloat16 where the hardware multiplies in it, else float32; or float8 "
+        help="float32 or bfloat16; by default bfloat16 where the hardware is faster in it, else float32; or float8 "
         "weights (GPUs since Ada and Hopper).",
         show_default=False,
         rich_help_panel=_MODEL,
