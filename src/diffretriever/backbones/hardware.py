@@ -53,7 +53,7 @@ def _faster_in_bf16() -> bool:
     asked = getattr(torch.cpu, "get_capabilities", None)
     if asked is not None:
         found = asked()
-        # Intel's AVX512_BF16 is there for AMX to fall back on: where a virtual machine hides AMX, fp32 is faster.
+        # On a Xeon whose virtual machine hides AMX, AVX512_BF16 alone was slower than fp32 (docs/training.md).
         intel = str(found.get("cpu_name", "")).startswith("Intel")
         return bool(found.get("amx_bf16") or (found.get("avx512_bf16") and not intel))
     older = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
