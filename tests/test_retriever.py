@@ -335,3 +335,21 @@ def test_chunks_are_encoded_in_order_as_they_are_alone(model: DiffRetriever, inp
     same(Representations.concatenate(got), model.encode_passages(inputs.passages, words=2))
     with pytest.raises(InputError, match="text 0 is int"):
         list(model.encode_chunks([["fine"], [3]]))  # type: ignore[list-item]
+
+
+def test_a_single_passage_of_any_kind(model: DiffRetriever) -> None:
+    wanted = model.encode_passages(["Seasons. The axis."]).dense
+    for passage in (Passage("p", "The axis.", "Seasons"), {"title": "Seasons", "text": "The axis."}):
+        np.testing.assert_array_equal(model.encode_passages(passage).dense, wanted)
+    with pytest.raises(InputError, match="text 0 is NoneType"):
+        model.encode_passages([{"title": "Seasons", "text": None}])
+
+
+@pytest.mark.parametrize("protocol", ["default", "paper"])
+def test_texts_are_cut_where_the_model_has_no_more_positions(protocol: str, caplog: pytest.LogCaptureFixture) -> None:
+    asked: dict[str, object] = {"device": "cpu", "max_passage_length": 1000, "protocol": protocol}
+    mini = DiffRetriever.from_pretrained("mini", **asked)  # type: ignore[arg-type]
+    assert mini.frames["passage"].longest == 512 == mini.backbone.position_count
+    assert mini.frames["query"].longest < 512
+    assert "the model has 512 positions: longer texts are cut" in caplog.text
+    assert mini.encode_passages("axis " * 1000).vectors(0).shape == (16, 384)

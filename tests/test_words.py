@@ -4,6 +4,7 @@ import gzip
 import json
 from importlib.resources import files
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nltk.tokenize import NLTKWordTokenizer
@@ -51,3 +52,14 @@ def test_every_pattern_but_few_is_guarded() -> None:
     patterns += [*nltk.CONTRACTIONS2, *nltk.CONTRACTIONS3, nltk.PARENS_BRACKETS[0], nltk.DOUBLE_DASHES[0]]
     plain_ones = [p.pattern for p in patterns if not isinstance(p, words._Guarded)]
     assert len(plain_ones) <= 3, plain_ones
+
+
+def test_a_long_text_is_split_without_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NLTK's limit of seconds would end a text of megabytes, sooner where other threads compute; here it is tiny."""
+    redos = pytest.importorskip("nltk.redos")
+    monkeypatch.setattr(redos, "DEFAULT_TIMEOUT", 0.02)
+    text = "The tilt of the axis causes seasons. Is it so? He said: it is. " * 2000
+    with pytest.raises(TimeoutError):
+        redos.compile(r"[.?](?=\s+\S+)").sub("", text * 20)
+    assert len(lowercase_words(text)) == 18 * 2000
+    assert len(lowercase_words(text.replace(".", ""))) == 16 * 2000

@@ -42,7 +42,7 @@ class Encoder(Protocol):
         ...
 
     def encode_passages(
-        self, passages: str | Sequence[PassageLike], *, words: int = 0, progress: bool = False
+        self, passages: PassageLike | Sequence[PassageLike], *, words: int = 0, progress: bool = False
     ) -> Representations:
         """Return the representations of N passages, row i for passage i."""
         ...

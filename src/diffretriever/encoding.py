@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +23,8 @@ from diffretriever.representations import FloatArray, Provenance, Representation
 from diffretriever.sequences import Batch, Frame, batches_by_length, collate
 from diffretriever.stems import StemPieces
 from diffretriever.terms import ContentWords, TermRule, strongest_weights, term_rows
+
+log = logging.getLogger("diffretriever")
 
 # Texts tokenised and sorted by length at once: bounds what is in memory beside the results.
 _LOOK_AHEAD = 8192
@@ -117,7 +121,7 @@ class TextEncoder(ABC):
     ) -> None:
         self.backbone = backbone
         self.protocol = protocol
-        self.frames = dict(frames)
+        self.frames = {side: _within(frame, backbone.position_count) for side, frame in frames.items()}
         self.term_rule = term_rule
         self.mean_words = mean_words
         self.batch_tokens = batch_tokens or (2048 if backbone.device.type == "cpu" else 32768)
@@ -186,7 +190,7 @@ class TextEncoder(ABC):
         return self._encode(_checked(texts), "query", words, progress)
 
     def encode_passages(
-        self, passages: str | Sequence[PassageLike], *, words: int = 0, progress: bool = False
+        self, passages: PassageLike | Sequence[PassageLike], *, words: int = 0, progress: bool = False
     ) -> Representations:
         """Return the representations of N passages, row i for passage i.
 
@@ -196,7 +200,7 @@ class TextEncoder(ABC):
             words: how many predicted words to keep per slot.
             progress: whether to show a progress bar on a terminal.
         """
-        given = [passages] if isinstance(passages, str) else list(passages)
+        given = [passages] if isinstance(passages, str | Passage | Mapping) else list(passages)
         return self._encode(_checked([_passage_text(p) for p in given]), "passage", words, progress)
 
     def encode_chunks(self, chunks: Iterable[Sequence[PassageLike]], *, words: int = 0) -> Iterator[Representations]:
@@ -352,6 +356,27 @@ def _to_host(tensor: torch.Tensor) -> torch.Tensor:
     return host.copy_(tensor, non_blocking=True)
 
 
+def _within(frame: Frame, positions: int | None) -> Frame:
+    """Return a frame whose longest sequence a model of so many positions can read; None for any number.
+
+    Raises:
+        InputError: that leaves no room for text.
+    """
+    excess = 0 if positions is None else frame.longest - positions
+    if excess <= 0:
+        return frame
+    if excess >= frame.text_room:
+        raise InputError(
+            f"what surrounds a {frame.side}'s text takes all of the model's {positions} positions; use fewer slots or "
+            "a shorter prompt"
+        )
+    log.warning(
+        "a %s sequence of %d tokens was asked for and the model has %d positions: longer texts are cut at these",
+        frame.side, frame.longest, positions,
+    )  # fmt: skip
+    return replace(frame, text_room=frame.text_room - excess)
+
+
 def _passage_text(passage: PassageLike) -> object:
     if isinstance(passage, Passage):
         title, text = passage.title, passage.text
@@ -361,7 +386,7 @@ def _passage_text(passage: PassageLike) -> object:
         title, text = str(passage.get("title") or ""), passage["text"]  # type: ignore[assignment]
     else:
         return passage
-    return f"{title}. {text}" if title else text
+    return f"{title}. {text}" if title and isinstance(text, str) else text
 
 
 def _checked(texts: Sequence[object]) -> list[str]:

@@ -55,6 +55,11 @@ class Frame:
     text_room: int
     spread: bool
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence."""
+        return len(self.prefix) + self.text_room + len(self.suffix) + self.slots + len(self.tail)
+
     def wrap(self, text_ids: Sequence[int]) -> MaskedSequence:
         """Return the sequence of one tokenised text."""
         text = text_ids[: self.text_room]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from importlib.resources import files
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 #: What a lowercased text must hold for a pattern of NLTK's to match: one of these strings. Patterns that are not here,
 #: as another release may have them, are always tried. The letters i, k and s, which match letters of other scripts when
@@ -52,6 +52,9 @@ class _Pattern(Protocol):
     def sub(self, repl: str, string: str) -> str: ...
 
 
+P = TypeVar("P")
+
+
 class _Guarded(NamedTuple):
     """A pattern that is tried only on texts that hold one of some strings, without which it cannot match."""
 
@@ -82,7 +85,13 @@ def _splitters() -> tuple[Callable[[str], Iterable[str]], Callable[[str], list[s
     """Return NLTK's Punkt splitter with the bundled parameters, and its word tokeniser with guarded patterns."""
     # Imported at the first text: NLTK takes a second to import, and many programs never need a sparse vector.
     from nltk.tokenize import NLTKWordTokenizer
-    from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer
+    from nltk.tokenize.punkt import PunktLanguageVars, PunktParameters, PunktSentenceTokenizer
+
+    class Language(PunktLanguageVars):  # type: ignore[misc]
+        re_boundary_realignment = _unlimited(PunktLanguageVars.re_boundary_realignment)
+
+        def period_context_re(self) -> object:
+            return _unlimited(super().period_context_re())
 
     parameters = PunktParameters()
     parameters.abbrev_types = set(data_lines("abbrev_types.txt"))
@@ -99,9 +108,26 @@ def _splitters() -> tuple[Callable[[str], Iterable[str]], Callable[[str], list[s
         setattr(words, name, (_guarded(pattern), replacement))
     for name in ("CONTRACTIONS2", "CONTRACTIONS3"):
         setattr(words, name, [_guarded(pattern) for pattern in getattr(words, name)])
-    return PunktSentenceTokenizer(parameters).tokenize, words.tokenize
+    return PunktSentenceTokenizer(parameters, lang_vars=Language()).tokenize, words.tokenize
+
+
+def _unlimited(pattern: P) -> P:
+    """Return a pattern of NLTK's without the time limit that newer releases put on every match.
+
+    The limit counts the processor time of all threads, and in the search for ends of sentences that of the whole text:
+    a long text would end in a TimeoutError beside a forward pass on many cores. These patterns take linear time.
+    """
+    try:
+        from nltk import redos
+    except ImportError:  # a release without limits
+        return pattern
+    if not isinstance(pattern, redos.TimedPattern):  # others are of another engine, whose word borders differ
+        return pattern
+    unlimited: P = redos.compile(pattern, timeout=None)
+    return unlimited
 
 
 def _guarded(pattern: _Pattern) -> _Pattern:
+    pattern = _unlimited(pattern)
     needed = _NEEDED.get(str(getattr(pattern, "pattern", "")))
     return pattern if needed is None else _Guarded(pattern, needed)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from diffretriever.backbones import loading
 from diffretriever.backbones.loading import load_backbone
+from diffretriever.backbones.specs import spec_for
 from diffretriever.errors import AttentionError, CheckpointError, InputError
 from tests.backbones.published import CONFIGS, native_model, published_tensors, spec_of, write
 
@@ -224,3 +226,46 @@ def test_fingerprint_follows_the_weights(tmp_path: Path) -> None:
     same = load_backbone(write("bert", tmp_path / "2", native_model("bert", seed=1)), device=CPU)
     other = load_backbone(write("bert", tmp_path / "3", native_model("bert", seed=2)), device=CPU)
     assert one.fingerprint == same.fingerprint != other.fingerprint
+
+
+def test_blocks_never_get_flash_attention(tmp_path: Path) -> None:
+    """It has no mask of blocks: attention would be full without a word."""
+    cuda = torch.device("cuda")
+    assert loading._attention_implementation("auto", spec_for("llada2_moe"), cuda, torch.bfloat16) == "sdpa"
+    with pytest.raises(InputError, match="attends in blocks, which flash attention cannot"):
+        load_backbone(write("llada2_moe", tmp_path, native_model("llada2_moe")), attention="flash_attention_2")
+
+
+def test_blocks_that_look_ahead_are_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write("llada2_moe", tmp_path, native_model("llada2_moe"))
+    monkeypatch.setattr(
+        "diffretriever.backbones.backbone.attention_mask", lambda spec, mask, *_: mask[:, None, None, :]
+    )
+    with pytest.raises(AttentionError, match="attention is full, the row says block"):
+        load_backbone(folder, device=CPU)
+
+
+def test_models_may_be_opened_in_threads_at_once(tmp_path: Path) -> None:
+    """The method of torch that is replaced while a model is built is there again afterwards, whoever ends first."""
+    folder = write("bert", tmp_path, native_model("bert"))
+    before = torch.nn.Module.register_parameter
+    with ThreadPoolExecutor(4) as pool:
+        opened = list(pool.map(lambda _: load_backbone(folder, device=CPU), range(8)))
+    assert torch.nn.Module.register_parameter is before
+    states = [backbone.model.state_dict() for backbone in opened]
+    assert all(torch.equal(tensor, states[0][name]) for state in states for name, tensor in state.items())
+
+
+def test_what_other_threads_build_meanwhile_is_theirs() -> None:
+    with loading._parameters_on_meta(), ThreadPoolExecutor(1) as pool:
+        assert torch.nn.Linear(2, 2).weight.is_meta
+        assert not pool.submit(torch.nn.Linear, 2, 2).result().weight.is_meta
+
+
+def test_a_tensor_that_comes_twice_is_named(tmp_path: Path) -> None:
+    folder = write("llada", tmp_path, native_model("llada"))
+    published = load_file(folder / "model.safetensors")
+    published["lm_head.weight"] = torch.zeros_like(published["model.transformer.ff_out.weight"])
+    save_file(published, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"lm_head.weight'\) is given twice; remove one of its files"):
+        load_backbone(folder, device=CPU)

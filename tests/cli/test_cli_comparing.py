@@ -93,9 +93,9 @@ def evaluated(tmp_path_factory):
 
 class TestTune:
     def test_on_what_evaluate_wrote(self, cli, evaluated, tmp_path):
-        done = cli("tune", evaluated, "--json", tmp_path / "t.json")
+        done = cli("tune", evaluated, "--json", tmp_path / "new" / "t.json")
         assert done.code == 0, done.err
-        tuned = json.loads((tmp_path / "t.json").read_text())
+        tuned = json.loads((tmp_path / "new" / "t.json").read_text())
         results = Results.read(evaluated)
         values = dict(zip(tuned["alphas"], tuned["values"], strict=True))
         assert values[0.35] == pytest.approx(results.mode("hybrid").measures["nDCG@10"])
@@ -133,3 +133,11 @@ def test_repeated_judgements(cli, runs, tmp_path):
     done = cli("compare", runs[0], "--qrels", tmp_path / "qrels", "--repeats", "highest", "--measures", "RR(rel=3)@10")
     assert done.code == 0, done.err
     assert "0.1250" in done.out, "one query of eight has a passage of grade 3, and the run has it first"
+
+
+def test_tune_wants_rankings_as_long_as_those_that_are_fused(cli, tmp_path):
+    data = ["-c", GOLDEN / "data", "--qrels", QRELS, "--out", tmp_path, "-k", 5]
+    assert cli("evaluate", GOLDEN / "checkpoints" / "tiny-dream", *data).code == 0
+    done = cli("tune", tmp_path / "data.given" / "tiny-dream")
+    assert done.code == 1
+    assert "holds rankings of 5 passages, and hybrid search fuses 1000; evaluate with -k 1000" in done.err

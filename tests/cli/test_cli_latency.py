@@ -90,6 +90,8 @@ def test_loaded_models_take_part_and_the_table_names_the_ratios(cli, tmp_path):
         (["--shape", "huge"], 1, "no shape 'huge'"),
         (["--shape", "tiny-dream", "--slots", "1,x"], 1, "'1,x' is no list of whole numbers"),
         (["--shape", "tiny-dream", "--search-slots", "4"], 1, "'4' is no pair"),
+        (["--shape", "tiny-dream", "--slots", "0,4"], 1, "'0,4' holds 0; the least is 1"),
+        (["mini", "--slots", "32"], 1, "no model has 32 slots, which it learned; give fewer as --slots"),
         (["--shape", "tiny-dream", "--shape", "tiny-dream"], 1, "asked for twice"),
     ],
 )

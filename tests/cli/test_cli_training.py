@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import json
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from diffretriever import open_system
+from diffretriever import DiffRetriever, open_system
 from diffretriever.cli.main import app
 
 RECIPE = """
@@ -31,6 +33,26 @@ def test_a_recipe_becomes_a_model(recipe, tmp_path):
     assert done.stdout.strip() == str(tmp_path / "run" / "model")
     settings = open_system(tmp_path / "run" / "model", device="cpu").settings
     assert (settings.query_slots, settings.passage_slots) == (1, 2)
+
+
+def test_stages_train_one_after_the_other(recipe, tmp_path):
+    recipe.write_text(recipe.read_text(encoding="utf-8") + "stages: [{}, {loss: {sparse: 0.5}, seed: 2}]\n", "utf-8")
+    call = ["train", str(recipe), "--set", "optimisation.steps=2"]
+    shown = CliRunner().invoke(app, [*call, "--dry-run"])
+    assert shown.exit_code == 0, shown.output
+    assert shown.stdout.count("dry run: ") == 2
+    assert not (tmp_path / "run").exists()
+    done = CliRunner().invoke(app, call)
+    assert done.exit_code == 0, done.output
+    assert done.stdout.strip() == str(tmp_path / "run" / "model")
+    assert "run/stage-1, stage 1 of 2" in done.stderr.replace("\n", "")
+    run = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
+    assert run["settings"]["model"]["base"] == str(tmp_path / "run" / "stage-1" / "model")
+    vectors = [
+        DiffRetriever.from_pretrained(folder, device="cpu").encode_queries(["a query"]).vectors(0)
+        for folder in (tmp_path / "run" / "stage-1" / "model", tmp_path / "run" / "model")
+    ]
+    assert 0 < abs(vectors[0] - vectors[1]).max() < 0.2  # two steps further, not two steps from the base
 
 
 def test_mistakes_are_named_without_a_traceback(recipe):

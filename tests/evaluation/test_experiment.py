@@ -357,6 +357,10 @@ def test_systems_offer_what_they_have(encoder, checkpoints, collection, tmp_path
         ("beir-quora-test", True, ("nDCG@10", "R@100", "R@1000")),
         ("msmarco_dl19_pool", False, ("nDCG@10", "R(rel=2)@100", "R(rel=2)@1000")),
         ("msmarco-passage-trec-dl-2020-judged", False, ("nDCG@10", "R(rel=2)@100", "R(rel=2)@1000")),
+        ("msmarco-passage-v2-trec-dl-2021-judged", False, ("nDCG@10", "R(rel=2)@100", "R(rel=2)@1000")),
+        ("dl23", False, ("nDCG@10", "R(rel=2)@100", "R(rel=2)@1000")),
+        ("msmarco-passage-trec-dl-hard", False, ("nDCG@10", "R(rel=2)@100", "R(rel=2)@1000")),
+        ("msmarco-document-trec-dl-2019-judged", False, ("nDCG@10", "R@100", "R@1000")),
         ("scifact", False, ("nDCG@10", "R@100", "R@1000")),
     ],
 )
@@ -373,3 +377,32 @@ def test_the_layout_documented_is_the_one_written(encoder, collection, tmp_path)
     documented = set(re.findall(r"`([a-z_]+)`", page))
     names = {*written, *(n for part in written.values() if isinstance(part, dict) for n in part), *written["modes"][0]}
     assert names - set(written["versions"]) <= documented
+
+
+def test_a_collection_that_moved_is_the_same_question(encoder, collection, tmp_path):
+    moved = replace(collection, source="elsewhere", qrels_source="there")
+    plan, other = Plan(modes=("single",)), Plan(modes=("multi",))
+    one, two = (experiment(encoder, c, tmp_path, plan).question for c in (collection, moved))
+    assert one != two
+    assert one.is_that_of(two)
+    assert not one.is_that_of(experiment(encoder, moved, tmp_path, other).question)
+
+
+def test_rankings_of_an_earlier_question_are_removed(encoder, collection, tmp_path):
+    experiment(encoder, collection, tmp_path, Plan(modes=("multi", "sparse", "hybrid"))).run(tmp_path / "r")
+    (tmp_path / "r" / "own.trec").write_text("", encoding="utf-8")
+    experiment(encoder, collection, tmp_path, Plan(modes=("multi",))).run(tmp_path / "r")
+    assert sorted(p.name for p in (tmp_path / "r").glob("*.trec")) == ["multi.trec", "own.trec"]
+
+
+@pytest.mark.parametrize("part", ["queries", "passages"])
+def test_an_id_that_no_run_can_hold_is_refused_before_anything_is_encoded(encoder, collection, tmp_path, part):
+    if part == "queries":
+        bad = replace(collection, queries=[Query("query one", "seasons"), *collection.queries])
+    else:
+        bad = replace(collection, passages=[Passage("passage one", "The axis."), *collection.passages])
+    counting = Counting(encoder)
+    with pytest.raises(InputError, match="white space separates columns"):
+        experiment(encoder, bad, tmp_path).run(tmp_path / "r")
+    assert not counting.encoded
+    assert not (tmp_path / "r").exists()

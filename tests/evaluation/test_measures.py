@@ -8,6 +8,7 @@ import pytest
 
 from diffretriever.errors import InputError, MissingExtraError
 from diffretriever.evaluation import Qrel, Run, ScoredPassage, evaluate, read_qrels, read_run
+from diffretriever.evaluation.measures import parse_measures
 
 QRELS = [Qrel("1", "a", 1), Qrel("1", "b", 1), Qrel("2", "c", 1)]
 
@@ -72,3 +73,23 @@ def test_unknown_measure_and_missing_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "ir_measures", None)
     with pytest.raises(MissingExtraError, match=r"diffretriever\[eval\]"):
         evaluate(run_of(q2=["c"]), QRELS)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("P", "measure 'P': invalid param cutoff"),
+        ("nDCG(foo=1)@10", "measure 'nDCG.foo=1.@10': "),
+        ("nDCG@0", "looks at the first 0 passages; it must be 1 or more"),
+    ],
+)
+def test_a_measure_that_cannot_be_computed_is_named_before_anything_starts(name, message):
+    with pytest.raises(InputError, match=message):
+        parse_measures(["nDCG@10", name])
+
+
+def test_an_error_of_the_program_behind_a_measure_names_it():
+    """ERR is computed by a script that wants numbers as query ids."""
+    run = Run("r", {"one": [ScoredPassage("p", 1.0)]})
+    with pytest.raises(InputError, match="ERR@10 cannot be computed by ir_measures"):
+        evaluate(run, [Qrel("one", "p", 1)], ["ERR@10"])

@@ -116,7 +116,7 @@ def test_all_stands_for_every_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_worker_that_is_killed_is_named(parallel: ParallelEncoder, inputs: Inputs) -> None:
-    """The last test of this module: it ends the workers of all."""
+    """The last test that uses `parallel`: it ends the workers of all."""
     stream = parallel.encode_chunks([inputs.passages] * 50)
     next(stream)
     os.kill(parallel.process_ids[1], signal.SIGKILL)
@@ -126,3 +126,15 @@ def test_a_worker_that_is_killed_is_named(parallel: ParallelEncoder, inputs: Inp
     assert parallel.process_ids == []
     with pytest.raises(WorkerError, match="closed"):
         parallel.encode_queries(["x"])
+    stream = parallel.encode_chunks([inputs.passages] * 3)
+    with pytest.raises(WorkerError, match="closed"):
+        next(stream)
+
+
+def test_chunks_are_not_waited_for_once_the_workers_are_closed(inputs: Inputs) -> None:
+    encoder = ParallelEncoder(MODEL, devices=TWO, dtype="float32", query_slots=2, passage_slots=4)
+    stream = encoder.encode_chunks([inputs.passages[:2]] * 3)
+    next(stream)
+    encoder.close()
+    with pytest.raises(WorkerError, match="closed"):
+        list(stream)

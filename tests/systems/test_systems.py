@@ -19,6 +19,7 @@ from diffretriever.systems.diffembed import DiffEmbed, mean_hidden
 from diffretriever.systems.opening import open_system
 from diffretriever.systems.promptreps import PromptReps
 from diffretriever.systems.repllama import RepLLaMA
+from diffretriever.training.base import recompute_layers
 from tests.backbones.published import native_model, published_tensors, write
 from tests.conftest import CHECKPOINTS, Inputs
 
@@ -234,3 +235,27 @@ def test_mean_of_a_padded_batch_ignores_padding(inputs: Inputs) -> None:
     with torch.inference_mode():
         zero, other = (mean_hidden(model.backbone, collate(sequences, 1, pad)) for pad in (0, 77))
     torch.testing.assert_close(zero, other, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_answers_in_training_are_those_of_encoding(recompute: bool, tmp_path: Path, inputs: Inputs) -> None:
+    """With layers that are computed again and keep no cache, and an answer that ends early."""
+    tokens = load("tiny-qwen2", "promptreps", 4).encode_queries(inputs.queries, words=1).words
+    assert tokens is not None
+    stop_id = load("tiny-qwen2", "promptreps", 4).backbone.tokenizer.id_of('"')
+    folder = swap_head_rows("tiny-qwen2", tmp_path / "stops", int(tokens.ids[2, 0]), stop_id)
+    model = load(folder, "promptreps", 4)
+    sequences = [model.frames["query"].wrap(ids) for ids in model.tokenise(inputs.queries, "query")]
+    batch = collate(sequences, 1, model.backbone.special.pad)
+    with torch.inference_mode():
+        want = model.read(batch, "query", 0)
+    assert not want.keep.all()
+    if recompute:
+        recompute_layers(model.backbone)
+    model.backbone.model.train().requires_grad_(True)
+    got = model.read(batch, "query", 0)
+    assert model.backbone.model.training
+    assert torch.equal(got.keep, want.keep)
+    torch.testing.assert_close(got.hidden[got.keep], want.hidden[want.keep], atol=1e-4, rtol=1e-3)
+    got.hidden[got.keep].sum().backward()
+    assert all(p.grad is not None for n, p in model.backbone.model.named_parameters() if "layers" in n)

@@ -77,7 +77,7 @@ def test_the_systems_are_matched():
         assert settings.optimisation == ours.optimisation
         assert settings.model.lora == ours.model.lora
         assert (settings.loss.dense, settings.loss.temperature) == (1.0, 0.01)
-        assert (settings.model.max_query_length, settings.model.max_passage_length) == (192, 320)
+        assert (settings.model.max_query_length, settings.model.max_passage_length) == (512, 512)
     assert {settings.model.system for settings in read.values()} == {
         "diffretriever",
         "diffembed",

@@ -156,9 +156,9 @@ def test_bm25_scores_positives_by_id_or_text(rows, tmp_path):
     scores = BM25().index(CORPUS).search([Query("q", ROWS[1]["query"])], 10)[0]
     by_id = dict(zip(scores.passage_ids, scores.scores.tolist(), strict=True))
     assert found[1].positive_score == pytest.approx(by_id["p3"])
-    assert found[2].positive_score is None  # the row gives the text without the title
+    assert found[2].positive_score == pytest.approx(by_id["p4"])  # the row gives the text without the title
     report = mine(rows, ranker, tmp_path / "mined.jsonl", MiningSettings(margin=None, choice="top"))
-    assert report.unscored == 1
+    assert report.unscored == 0
     assert "p6" not in names(written(tmp_path / "mined.jsonl")[1])  # shares no word
 
 
@@ -211,3 +211,34 @@ def test_settings_that_cannot_be():
     for bad in ({"first": 0}, {"first": 5, "last": 4}, {"negatives": 0}, {"margin": 0.0}, {"choice": "best"}):
         with pytest.raises(InputError):
             MiningSettings(**bad)
+
+
+def test_a_positive_is_known_without_its_title_and_with_it_in_the_text():
+    text = "Emma was written by Jane Austen."
+    found = Ranked([Candidate("d1", "Emma", text, 9.0), Candidate("d2", "", f"Emma. {text}", 8.0)], None)
+    assert chosen(row_of(("", text)), found, choice="top") == ["d2"]  # how it begins cannot be told from a title
+    kept = choose_negatives(row_of(("", f"Emma. {text}")), found, MiningSettings(choice="top"), 0)
+    assert (kept.negatives, kept.left_out) == ([], {"positive": 2})
+    titled = MinedRow("q", "a query", (RowPassage("", "Emma", text),))
+    found.candidates.append(Candidate("d3", "Emma", "It is a novel.", 7.0))
+    assert chosen(titled, found, choice="top") == ["d3"]
+
+
+def test_bm25_scores_a_positive_by_its_text_where_its_id_and_title_are_others():
+    ranker = BM25Ranker(CORPUS)
+    rows = [
+        MinedRow("q", "yeast and sugar", (p,))
+        for p in (
+            RowPassage("p4", "Yeast", CORPUS[4].text),
+            RowPassage("other", "", CORPUS[4].text),
+            RowPassage("", "", "else"),
+        )
+    ]
+    scores = [found.positive_score for found in ranker.rank(rows, 3)]
+    assert scores[0] == scores[1] > 0
+    assert scores[2] is None
+
+
+def test_a_packed_name_is_refused(rows, tmp_path):
+    with pytest.raises(InputError, match="plain text under the name of a packed file"):
+        mine(rows, BM25Ranker(CORPUS), tmp_path / "mined.jsonl.gz", MiningSettings())

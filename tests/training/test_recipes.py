@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from diffretriever.errors import InputError
-from diffretriever.training.recipes import build, read_recipe
+from diffretriever.training.recipes import build, read_recipe, read_stages
 from diffretriever.training.settings import TrainingSettings
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -75,3 +75,57 @@ def test_a_file_that_is_no_recipe_is_named(tmp_path):
     (tmp_path / "list.yaml").write_text("- a\n", encoding="utf-8")
     with pytest.raises(InputError, match="must hold keys and values, got list"):
         read_recipe(tmp_path / "list.yaml")
+
+
+STAGES = """
+output: out
+model: {base: minilm, sha256: abc, slot_embeddings: true, slot_start: of, pooling_layer: true}
+data: {sources: [{path: a.parquet}]}
+optimisation: {steps: 9, batch: 8}
+stages:
+  - seed: 3
+  - {seed: 4, optimisation: {steps: 5}, data: {sources: [{path: b.parquet}, {path: c.parquet}]}}
+"""
+
+
+@pytest.fixture
+def stages_file(tmp_path):
+    (tmp_path / "stages.yaml").write_text(STAGES, encoding="utf-8")
+    return tmp_path / "stages.yaml"
+
+
+def test_a_stage_starts_from_the_model_of_the_one_before(stages_file):
+    first, second = read_stages(stages_file)
+    assert (first.output, first.model.base, first.model.sha256) == ("out/stage-1", "minilm", "abc")
+    assert (second.output, second.model.base, second.model.sha256) == ("out", "out/stage-1/model", None)
+    # What makes slots and layers of another model's weights is not done twice.
+    assert (first.model.slot_start, first.model.pooling_layer) == ("of", True)
+    assert (second.model.slot_start, second.model.pooling_layer) == ("auto", False)
+    assert second.model.slot_embeddings
+
+
+def test_a_stage_has_its_own_settings_and_those_of_the_file(stages_file):
+    first, second = read_stages(stages_file)
+    assert (first.seed, second.seed) == (3, 4)
+    assert (first.optimisation.steps, second.optimisation.steps) == (9, 5)
+    assert first.optimisation.batch == second.optimisation.batch == 8
+    assert [len(s.data.sources) for s in (first, second)] == [1, 2]
+
+
+def test_overrides_hold_for_every_stage_and_the_base_for_the_first(stages_file):
+    first, second = read_stages(stages_file, ["optimisation.steps=2", "output=here", "model.base=mine"])
+    assert first.optimisation.steps == second.optimisation.steps == 2
+    assert (first.output, second.output) == ("here/stage-1", "here")
+    assert (first.model.base, second.model.base) == ("mine", "here/stage-1/model")
+
+
+def test_a_recipe_without_stages_is_one_run():
+    path = RECIPES / "dream-7b-msmarco.yaml"
+    assert read_stages(path, ["seed=5"]) == [read_recipe(path, ["seed=5"])]
+
+
+@pytest.mark.parametrize("value", ["[]", "3", "{seed: 1}", "[1]"])
+def test_stages_that_are_no_list_of_settings_are_named(tmp_path, value):
+    (tmp_path / "bad.yaml").write_text(f"data: {{sources: [{{path: a}}]}}\nstages: {value}\n", encoding="utf-8")
+    with pytest.raises(InputError, match="`stages` must be a list of keys and values, one per stage"):
+        read_stages(tmp_path / "bad.yaml")

@@ -98,3 +98,22 @@ def test_files_that_cannot_be_used_say_why(tmp_path):
     whole.write_bytes(whole.read_bytes()[:2000])
     with pytest.raises(CorpusError, match="cannot be read any further"):
         open_rows(whole)
+
+
+def test_a_query_without_its_positive_is_no_plain_text(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"query": "what is tea", "text": "Tea is a drink."}\n', encoding="utf-8")
+    with pytest.raises(CorpusError, match=r"a.jsonl:1: has the fields .*give query and positive"):
+        open_rows(tmp_path / "a.jsonl")
+    (tmp_path / "b.jsonl").write_text('{"query": null, "text": "Tea is a drink."}\n', encoding="utf-8")
+    assert open_rows(tmp_path / "b.jsonl")[0].positives == ("Tea is a drink.",)
+
+
+def test_a_damaged_packed_file_is_named_with_its_line(tmp_path):
+    packed = bytearray(gzip.compress(b'{"text": "Tea is a drink."}\n' * 1000, compresslevel=0))
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(packed[: len(packed) // 2])
+    with pytest.raises(CorpusError, match=r"a.jsonl.gz: cannot be read any further after line \d+"):
+        open_rows(path)
+    path.write_bytes(gzip.compress(b'{"text": "Tea is a drink."}\n' * 1000)[:40] + b"\xff" * 40)
+    with pytest.raises(CorpusError, match=r"a.jsonl.gz: cannot be read any further after line"):
+        open_rows(path)

@@ -99,6 +99,17 @@ def test_a_run_keeps_the_newest_checkpoints_and_a_broken_one_is_not_used(make_se
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_checkpoints_of_another_program_are_neither_removed_nor_mixed_with(make_settings, tmp_path):
+    foreign = tmp_path / "run" / "checkpoint-500"
+    foreign.mkdir(parents=True)
+    (foreign / "model.safetensors").write_bytes(b"somebody's")
+    with pytest.raises(
+        CheckpointError, match=r"checkpoint-500 is a checkpoint of another program; give a new `output`"
+    ):
+        train(make_settings())
+    assert (foreign / "model.safetensors").read_bytes() == b"somebody's"
+
+
 def test_training_lowers_the_loss_and_moves_every_part(make_settings, tmp_path):
     settings = make_settings(optimisation={"steps": 40, "learning_rate": 1e-3, "head_learning_rate": 1e-2})
     trainer, _ = prepare(settings)
@@ -264,13 +275,15 @@ SYSTEMS = [
     ("diffembed", "tiny-dream", {}),
     ("repllama", "tiny-llama", {}),
     ("promptreps", "tiny-qwen2", {"sparse": 1.0}),
+    ("promptreps", "tiny-llama", {"sparse": 1.0}),
     ("diffretriever", "tiny-llada", {"sparse": 1.0, "denoising": 0.1}),
 ]
 
 
 @pytest.mark.parametrize(("system", "checkpoint", "loss"), SYSTEMS)
 def test_every_system_is_trained_by_the_same_code(make_settings, checkpoints, tmp_path, system, checkpoint, loss):
-    slots = {"query_slots": 2, "passage_slots": 2} if system == "diffretriever" else {}
+    several = system == "diffretriever" or (system, checkpoint) == ("promptreps", "tiny-llama")
+    slots = {"query_slots": 2, "passage_slots": 2} if several else {}
     lengths = {"max_query_length": 120, "max_passage_length": 120}
     settings = make_settings(
         model={

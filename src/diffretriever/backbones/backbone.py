@@ -98,6 +98,12 @@ class Backbone(nn.Module):
         return self._embedding.num_embeddings
 
     @property
+    def position_count(self) -> int | None:
+        """Positions that a model has a learned vector for; None where any position can be computed."""
+        learned = self.spec.architecture == "BertForMaskedLM"
+        return int(self.model.config.max_position_embeddings) if learned else None  # type: ignore[union-attr,arg-type]
+
+    @property
     def block_length(self) -> int:
         """Tokens per block of a block-attention model."""
         return int(getattr(self.model.config, "block_length", None) or self.spec.block_length)

@@ -30,7 +30,9 @@ def decode(
     """Return the greedy answers of K = `length` tokens to B prompts.
 
     Prompts of one batch may differ in length: padding keys are masked, and every token has the position it would have
-    alone, so an answer does not depend on its batch. The last token is predicted and not fed.
+    alone, so an answer does not depend on its batch. The last token is predicted and not fed. Where gradients are
+    wanted the states come from one forward pass over prompts and answers, since layers that recompute their
+    activations keep no keys and values.
 
     Args:
         backbone: a causal language model.
@@ -39,6 +41,31 @@ def decode(
         length: K.
         stop_ids: tokens that end an answer.
     """
+    if not torch.is_grad_enabled():
+        return _decoded(backbone, ids, mask, length, stop_ids)
+    training = backbone.model.training
+    backbone.model.eval()
+    try:
+        with torch.no_grad():
+            answers = _decoded(backbone, ids, mask, length, stop_ids)
+    finally:
+        backbone.model.train(training)
+    return answers._replace(hidden=_states(backbone, ids, mask, answers.tokens))
+
+
+def _states(backbone: Backbone, ids: torch.Tensor, mask: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Return the hidden states [B, K, D] that predict the tokens [B, K] of answers to B prompts, in one pass."""
+    count, fed = len(ids), tokens[:, :-1]
+    places = mask.sum(1, keepdim=True) - 1 + torch.arange(tokens.shape[1], device=ids.device)
+    whole = torch.cat([ids, torch.zeros_like(fed)], dim=1).scatter(1, places[:, 1:], fed.clamp(min=0))
+    real = torch.cat([mask, torch.zeros_like(fed, dtype=torch.bool)], dim=1).scatter(1, places[:, 1:], fed >= 0)
+    hidden = backbone.hidden_states(whole, real)
+    return hidden.gather(1, places.to(hidden.device)[:, :, None].expand(count, -1, hidden.shape[-1]))
+
+
+def _decoded(
+    backbone: Backbone, ids: torch.Tensor, mask: torch.Tensor, length: int, stop_ids: Collection[int]
+) -> Answers:
     from transformers import DynamicCache
 
     cache = DynamicCache()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,7 +69,7 @@ def load_backbone(
     apart = tokenizer_folder is not None and tokenizer_folder != folder
     tokenizer = Tokenizer.from_folder(tokenizer_folder) if apart and tokenizer_folder else source.tokenizer()
     config = native_config(spec, config_json, where=folder)
-    config._attn_implementation = _attention_implementation(attention, device, dtype)
+    config._attn_implementation = _attention_implementation(attention, spec, device, dtype)
     model = _empty_model(spec, config)
     target = torch.device("cpu") if device_map else device
     whole = load_weights(model, spec, config, source, dtype, target, head=head)
@@ -122,11 +123,16 @@ def native_config(spec: BackboneSpec, published: dict[str, Any], where: Path) ->
     return config
 
 
-def _attention_implementation(wanted: str, device: torch.device, dtype: torch.dtype) -> str:
+def _attention_implementation(wanted: str, spec: BackboneSpec, device: torch.device, dtype: torch.dtype) -> str:
+    blocks = spec.attention == "block"
     if wanted != "auto":
         if wanted not in ("sdpa", "eager", "flash_attention_2"):
             raise InputError(f"attention is {wanted!r}; choose auto, sdpa, eager or flash_attention_2")
+        if blocks and wanted == "flash_attention_2":
+            raise InputError(f"{spec.name} attends in blocks, which flash attention cannot; choose auto, sdpa or eager")
         return wanted
+    if blocks:
+        return "sdpa"
     from transformers.utils.import_utils import is_flash_attn_2_available
 
     flash = device.type == "cuda" and dtype in (torch.float16, torch.bfloat16) and is_flash_attn_2_available()
@@ -141,20 +147,28 @@ def _empty_model(spec: BackboneSpec, config: PretrainedConfig) -> nn.Module:
     return model.requires_grad_(False)
 
 
+#: One thread at a time: the method of torch that is replaced is everybody's.
+_BUILDING = threading.Lock()
+
+
 @contextmanager
 def _parameters_on_meta() -> Iterator[None]:
     """Build modules whose parameters take no memory, while buffers (such as rotary frequencies) are computed."""
-    register = nn.Module.register_parameter
+    owner = threading.get_ident()
 
     def register_on_meta(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
-        meta = None if param is None else nn.Parameter(param.data.to("meta"), requires_grad=param.requires_grad)
-        register(module, name, meta)
+        # Modules that other threads build meanwhile are theirs.
+        if param is not None and threading.get_ident() == owner:
+            param = nn.Parameter(param.data.to("meta"), requires_grad=param.requires_grad)
+        register(module, name, param)
 
-    nn.Module.register_parameter = register_on_meta  # type: ignore[method-assign,assignment]
-    try:
-        yield
-    finally:
-        nn.Module.register_parameter = register  # type: ignore[method-assign]
+    with _BUILDING:
+        register = nn.Module.register_parameter
+        nn.Module.register_parameter = register_on_meta  # type: ignore[method-assign,assignment]
+        try:
+            yield
+        finally:
+            nn.Module.register_parameter = register  # type: ignore[method-assign]
 
 
 def _dispatch(model: nn.Module, device_map: str | dict[str, int | str]) -> nn.Module:

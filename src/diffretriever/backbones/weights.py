@@ -54,7 +54,7 @@ def load_weights(
         CheckpointError: a tensor is missing, unexpected, given twice or of another shape; the message names it.
     """
     expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    seen: set[str] = set()
+    seen: set[tuple[str, tuple[int, str] | None]] = set()
     parts: Counter[str] = Counter()
     for published, native, part, tensor in _renamed(source, spec, config):
         if any(re.fullmatch(p, published) for p in spec.ignored):
@@ -63,12 +63,17 @@ def load_weights(
             raise CheckpointError(
                 f"{source.path}: unexpected tensor {published!r} (as {native!r}); a {spec.name} model has none such"
             )
+        if (native, part) in seen:
+            raise CheckpointError(
+                f"{source.path}: {published!r} (as {native!r}) is given twice; remove one of its files"
+            )
         _assign(model, native, part, tensor, dtype, device, where=f"{source.path}: {published}")
-        seen.add(native)
+        seen.add((native, part))
         parts[native] += 0 if part is None else 1 if part[1] != "all" else 2
     cast(Callable[[], None], model.tie_weights)()
     incomplete = {n for n, count in parts.items() if count and count != 2 * expected[n][0]}
-    missing = sorted((set(expected) - seen - _tied_names(model)) | incomplete)
+    found = {name for name, _ in seen}
+    missing = sorted((set(expected) - found - _tied_names(model)) | incomplete)
     if missing and not head and all(map(_is_head, missing)):
         return False
     if missing:

@@ -156,6 +156,7 @@ def tune(
     tuning = tune_runs(left, right, judgements, measure, alphas=[i / count for i in range(count + 1)], depth=depth)
     _show_tuning(tuning)
     if json_file is not None:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
         write_record(tuning, json_file)
         message(f"{json_file}: written")
 
@@ -167,6 +168,7 @@ def _both(
     from diffretriever.evaluation.qrels import read_qrels
     from diffretriever.evaluation.results import Results
     from diffretriever.evaluation.runs import read_run
+    from diffretriever.fusion import DEPTH
 
     if not dense.is_dir():
         if sparse is None or qrels is None:
@@ -179,6 +181,12 @@ def _both(
     sides = next(((d, "sparse") for d in ("multi", "single") if d in there), None)
     if sides is None or "sparse" not in there:
         raise CorpusError(f"{dense} holds {', '.join(there)}; evaluate with the modes multi and sparse, then tune")
+    needed = min(DEPTH, results.collection.passages)
+    if results.task.first_stage is None and results.task.depth < needed:
+        raise CorpusError(
+            f"{dense} holds rankings of {results.task.depth} passages, and hybrid search fuses {DEPTH}; evaluate with "
+            f"-k {DEPTH}, then tune"
+        )
     runs = [read_run(dense / results.mode(mode).run) for mode in sides]
     source = results.collection.qrels if qrels is None else str(qrels)
     if not Path(source).is_file():

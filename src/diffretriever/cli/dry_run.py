@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from diffretriever.cli.console import message, show
@@ -12,8 +14,15 @@ if TYPE_CHECKING:
     from diffretriever.training.settings import TrainingSettings
 
 
-def show_estimate(settings: TrainingSettings) -> None:
-    """Show what a run will cost, on as many devices as the launcher started processes for."""
+def show_estimates(stages: Sequence[TrainingSettings]) -> None:
+    """Show what the runs of a recipe will cost, on as many devices as the launcher started processes for."""
+    for settings in stages:
+        # What later stages start from is made by those before, and has the shape of what the first one trains.
+        _show_estimate(replace(settings, model=stages[0].model))
+    message("nothing was written; memory and hours are estimates")
+
+
+def _show_estimate(settings: TrainingSettings) -> None:
     import os
 
     from rich.table import Table
@@ -31,7 +40,6 @@ def show_estimate(settings: TrainingSettings) -> None:
     for name, value in table_rows(estimate_run(settings, source, processes=processes)):
         table.add_row(name, value)
     show(table)
-    message("nothing was written; memory and hours are estimates")
 
 
 def _stand_in(base: str) -> Source | None:

@@ -171,7 +171,7 @@ def _evaluate(experiment: Experiment, out: Path, *, overwrite: bool) -> Results:
     folder = out / experiment.task_name / experiment.label
     if (folder / RESULTS_FILE).is_file() and not overwrite:
         there = Results.read(folder)
-        if there.question == experiment.question:
+        if there.question.is_that_of(experiment.question):
             message(f"{folder}: done already")
             return there
         raise InputError(

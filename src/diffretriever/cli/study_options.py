@@ -108,18 +108,18 @@ NoiseSize = Annotated[
 ]
 
 
-def numbers(text: str) -> list[int]:
+def numbers(text: str, least: int = 1) -> list[int]:
     """Return the whole numbers of a comma-separated list.
 
     Raises:
-        InputError: one of them is none, or negative.
+        InputError: one of them is none, or below `least`.
     """
     try:
         found = [int(part) for part in text.split(",")]
     except ValueError as error:
         raise InputError(f"{text!r} is no list of whole numbers; write 1,4,16") from error
-    if min(found) < 0:
-        raise InputError(f"{text!r} holds a negative number")
+    if min(found) < least:
+        raise InputError(f"{text!r} holds {min(found)}; the least is {least}")
     return found
 
 

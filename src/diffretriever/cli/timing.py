@@ -60,7 +60,7 @@ def latency(
     where = contenders[0].encoder.backbone.device
     many = batch or (32 if where.type == "cuda" else 8)
     plan = EncodingPlan(tuple(numbers(lengths)), many, seed)
-    wanted = default_sizes(where) if sizes is None else [size for size in numbers(sizes) if size]
+    wanted = default_sizes(where) if sizes is None else [size for size in numbers(sizes, least=0) if size]
     widths = sorted({c.encoder.dim for c in contenders})
     searches = [SearchPlan(dim, tuple(pairs(search_slots)), tuple(wanted), many, seed) for dim in widths]
     measured = _measure(contenders, plan, searches, Schedule(rounds, 2, seconds), where, out)
@@ -88,6 +88,8 @@ def _contenders(
         found += loaded(name, slots, answers, device, dtype)
     for name in shapes:
         found += shaped(name, slots, answers, torch.device(device) if device else None, dtype_named(dtype), seed)
+    if not found:
+        raise InputError(f"no model has {' or '.join(map(str, slots))} slots, which it learned; give fewer as --slots")
     keys = [c.about.key for c in found]
     if len(set(keys)) < len(keys):
         raise InputError(f"a system is asked for twice: {', '.join(keys)}")

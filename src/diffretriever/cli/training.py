@@ -26,15 +26,17 @@ def train(
 
     On several GPUs: torchrun --nproc-per-node N -m diffretriever.cli.main train RECIPE, or accelerate launch.
     """
-    from diffretriever.training.recipes import read_recipe
+    from diffretriever.training.recipes import read_stages
 
-    settings = read_recipe(recipe, overrides or ())
+    stages = read_stages(recipe, overrides or ())
     if dry_run:
-        from diffretriever.cli.dry_run import show_estimate
+        from diffretriever.cli.dry_run import show_estimates
 
-        show_estimate(settings)
+        show_estimates(stages)
         return
     from diffretriever.training.run import train as run
 
-    message(f"training in {settings.output}")
-    result(str(run(settings, progress=True)))
+    for number, settings in enumerate(stages, 1):
+        message(f"training in {settings.output}" + (f", stage {number} of {len(stages)}" if len(stages) > 1 else ""))
+        finished = run(settings, progress=True)
+    result(str(finished))

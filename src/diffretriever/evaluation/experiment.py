@@ -33,7 +33,7 @@ from diffretriever.evaluation.results import (
     Task,
     Times,
 )
-from diffretriever.evaluation.runs import Run, ScoredPassage, write_run
+from diffretriever.evaluation.runs import Run, ScoredPassage, run_column, write_run
 from diffretriever.fusion import DEPTH, Ranking, fuse
 from diffretriever.idf import Idf
 from diffretriever.machine import Machine, versions
@@ -140,10 +140,14 @@ class Experiment:
 
         Raises:
             CorpusError: encodings are damaged.
-            InputError: no passage takes part.
+            InputError: no passage takes part, or an id cannot stand in a run.
         """
         if not len(self.pool):
             raise InputError(f"{self.task_name}: no passage takes part; the run lists none that the corpus holds")
+        for name in (query.query_id for query in self.collection.queries):
+            run_column(name)
+        for name in self.pool.passage_ids:
+            run_column(name)
         torch.manual_seed(self.plan.seed)
         folder.mkdir(parents=True, exist_ok=True)
         searcher, filling = self._prepare()
@@ -172,6 +176,8 @@ class Experiment:
             versions=versions(),
         )
         results.write(folder)
+        for mode in {*self.offered, *HYBRIDS} - set(self.modes):  # rankings of an earlier question
+            (folder / f"{mode}.trec").unlink(missing_ok=True)
         return results
 
     def _prepare(self) -> tuple[Searcher, Filling]:

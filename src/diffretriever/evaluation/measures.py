@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -67,7 +68,7 @@ def evaluate(
     query_ids = list(dict.fromkeys(q.query_id for q in qrels))
     per_query: dict[str, dict[str, float]] = {name: dict.fromkeys(query_ids, 0.0) for name in measures}
     names = {measure: name for name, measure in zip(measures, parsed, strict=True)}
-    for metric in ir_measures.iter_calc(
+    for metric in _computed(
         parsed,
         [ir_measures.Qrel(q.query_id, q.passage_id, q.relevance) for q in qrels],
         [ir_measures.ScoredDoc(q, p.passage_id, p.score) for q, ranking in judged.rankings.items() for p in ranking],
@@ -78,22 +79,42 @@ def evaluate(
 
 
 def parse_measures(measures: Sequence[str]) -> list[Any]:
-    """Return the measures of ir_measures by their names.
+    """Return the measures of ir_measures by their names, tried on a ranking of one passage.
 
     Raises:
-        InputError: there is none, one is unknown, or one comes twice.
+        InputError: there is none, one is unknown or cannot be computed here, or one comes twice.
         MissingExtraError: the extra `eval` is not installed.
     """
     require_ir_measures()
     import ir_measures
 
-    try:
-        parsed = [ir_measures.parse_measure(name) for name in measures]
-    except (NameError, ValueError, SyntaxError) as error:
-        raise InputError(f"{error}; use names of ir_measures, such as nDCG@10 or R@100") from error
+    parsed = []
+    for name in measures:
+        try:
+            measure = ir_measures.parse_measure(name)
+            measure.validate_params()  # type: ignore[no-untyped-call]
+        except (NameError, ValueError, SyntaxError, KeyError, AssertionError) as error:
+            raise InputError(f"measure {name!r}: {error}; use names of ir_measures, as nDCG@10 or R@100") from error
+        # trec_eval ends the whole process at such a cutoff.
+        if (cutoff := measure.params.get("cutoff")) is not None and cutoff < 1:
+            raise InputError(f"measure {name!r} looks at the first {cutoff} passages; it must be 1 or more")
+        parsed.append(measure)
     if not parsed or len(set(parsed)) < len(parsed):
         raise InputError(f"measures must be given, each once; got {', '.join(measures) or 'none'}")
+    # What a measure needs besides its name shows only when it is computed, which may be after hours of encoding.
+    _computed(parsed, [ir_measures.Qrel("1", "1", 1)], [ir_measures.ScoredDoc("1", "1", 1.0)])
     return parsed
+
+
+def _computed(measures: Sequence[Any], qrels: Sequence[Any], scored: Sequence[Any]) -> list[Any]:
+    """Return the value of every measure and query; an error of the program behind a measure names the measures."""
+    import ir_measures
+
+    try:
+        return list(ir_measures.iter_calc(measures, qrels, scored))
+    except (ValueError, RuntimeError, OSError, subprocess.SubprocessError) as error:
+        names = ", ".join(map(str, measures))
+        raise InputError(f"{names} cannot be computed by ir_measures: {error}; leave out what is not needed") from error
 
 
 def require_ir_measures() -> None:

@@ -6,7 +6,7 @@ every result below a folder by `find_results`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -195,7 +195,7 @@ class Times:
 
 
 class Question(NamedTuple):
-    """What a result answers: two results with equal questions have equal rankings.
+    """What a result answers; two results whose questions are the same have equal rankings.
 
     Attributes:
         system: which system.
@@ -210,6 +210,17 @@ class Question(NamedTuple):
     task: Task
     modes: tuple[tuple[str, FusionStamp | None], ...]
     seed: int
+
+    def is_that_of(self, other: Question) -> bool:
+        """Return whether two questions have the same answer: places do not count, since digests tell the content."""
+        return self._without_places() == other._without_places()
+
+    def _without_places(self) -> Question:
+        first = self.task.first_stage
+        return self._replace(
+            collection=replace(self.collection, source="", qrels=""),
+            task=self.task if first is None else replace(self.task, first_stage=replace(first, run="")),
+        )
 
 
 @dataclass(frozen=True)

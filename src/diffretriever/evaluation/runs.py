@@ -97,20 +97,28 @@ def _falling(query_id: str, ranking: Sequence[Ranked]) -> list[ScoredPassage]:
 
 
 def write_run(run: Run, path: str | Path) -> None:
-    """Write a run in TREC format: query, Q0, passage, rank from 1, score, tag.
+    """Write a run in TREC format: query, Q0, passage, rank from 1, score, tag; a file that is there is replaced whole.
 
     Raises:
         InputError: an id or the tag is empty or holds white space, which separates the columns.
     """
-    with Path(path).open("w", encoding="utf-8", newline="\n") as file:
+    path = Path(path)
+    new = path.with_name(f".{path.name}.new")
+    with new.open("w", encoding="utf-8", newline="\n") as file:
         for query_id, ranking in run.rankings.items():
             for rank, passage in enumerate(ranking, 1):
-                ids = (_word(query_id), _word(passage.passage_id))
+                ids = (run_column(query_id), run_column(passage.passage_id))
                 # Nine significant digits give back the same single-precision number.
-                file.write(f"{ids[0]} Q0 {ids[1]} {rank} {passage.score:.9g} {_word(run.tag)}\n")
+                file.write(f"{ids[0]} Q0 {ids[1]} {rank} {passage.score:.9g} {run_column(run.tag)}\n")
+    new.replace(path)
 
 
-def _word(value: str) -> str:
+def run_column(value: str) -> str:
+    """Return an id or tag as a column of a run.
+
+    Raises:
+        InputError: it is empty or holds white space.
+    """
     if not value or value.split() != [value]:
         raise InputError(f"{value!r} cannot stand in a TREC run, where white space separates columns; use another id")
     return value

@@ -144,7 +144,7 @@ class Sweep:
             facts = experiment.corpus
             folder = self.out / experiment.task_name / experiment.label
             there = Results.read(folder) if (folder / RESULTS_FILE).is_file() else None
-            if there is None or there.question != experiment.question:
+            if there is None or not there.question.is_that_of(experiment.question):
                 there = experiment.run(folder, command=self.command)
             found.append((folder.relative_to(self.out).as_posix(), there))
             advance(1)

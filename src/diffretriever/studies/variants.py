@@ -97,7 +97,7 @@ class Variant:
         return replace(self.cache[key], provenance=self.own)
 
     def encode_passages(
-        self, passages: str | Sequence[PassageLike], *, words: int = 0, progress: bool = False
+        self, passages: PassageLike | Sequence[PassageLike], *, words: int = 0, progress: bool = False
     ) -> Representations:
         """Return the representations of N passages."""
         encoded = self.passages.encode_passages(passages, words=words, progress=progress)

@@ -20,6 +20,11 @@ class TextFrame(Frame):
 
     blank: int
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence."""
+        return len(self.prefix) + self.text_room + len(self.suffix)
+
     def wrap(self, text_ids: Sequence[int]) -> MaskedSequence:
         """Return the sequence of one tokenised text; its one slot is the last token."""
         ids = (*self.prefix, *text_ids[: self.text_room], *self.suffix) or (self.blank,)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, cast
@@ -13,6 +13,7 @@ from typing_extensions import Self, Unpack
 
 from diffretriever.backbones.hardware import usable_threads
 from diffretriever.conventions import System
+from diffretriever.corpus import Passage
 from diffretriever.encoder import PassageLike
 from diffretriever.errors import InputError
 from diffretriever.progress import progress_bar
@@ -106,14 +107,14 @@ class ParallelEncoder:
         return self._together(texts, "queries", words, progress)
 
     def encode_passages(
-        self, passages: str | Sequence[PassageLike], *, words: int = 0, progress: bool = False
+        self, passages: PassageLike | Sequence[PassageLike], *, words: int = 0, progress: bool = False
     ) -> Representations:
         """Return the representations of N passages, row i for passage i; see `TextEncoder.encode_passages`.
 
         They are cut into pieces for the processes. A text's numbers differ in their last digits with the texts that
         it is encoded with.
         """
-        texts = [passages] if isinstance(passages, str) else list(passages)
+        texts = [passages] if isinstance(passages, str | Passage | Mapping) else list(passages)
         return self._together(texts, "passages", words, progress)
 
     def encode_chunks(self, chunks: Iterable[Sequence[PassageLike]], *, words: int = 0) -> Iterator[Representations]:

@@ -30,6 +30,7 @@ _PER_WORKER = 2
 #: Errors of a worker that the caller gets as they are.
 _PASSED_ON = (InputError, PromptError, CheckpointError, AttentionError)
 _END_SECONDS = 5.0
+_CLOSED = "the workers are closed; open the system again"
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ class Workers:
     ) -> int:
         """Return the number of a question that the least busy worker now has, waiting until one has room."""
         if not self._workers:
-            raise WorkerError("the workers are closed; open the system again")
+            raise WorkerError(_CLOSED)
         while len((worker := min(self._workers, key=lambda w: len(w.asked))).asked) >= _PER_WORKER:
             self._receive()
         self._number += 1
@@ -181,6 +182,8 @@ class Workers:
             WorkerError: a worker failed otherwise or ended.
         """
         while number not in self._done:
+            if not self._workers:  # nothing would ever arrive
+                raise WorkerError(_CLOSED)
             self._receive()
         device, content = self._done.pop(number)
         if isinstance(content, _Failure):

@@ -103,8 +103,6 @@ class DevEvaluation(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         """Forget scores of steps that will be taken again; measure the base."""
-        if args.fsdp:
-            raise InputError("evaluation while training does not go with fsdp; evaluate the checkpoints afterwards")
         self.scores = [score for score in self.scores if score.step <= state.global_step]
         if not self.scores:
             self._measure(state)

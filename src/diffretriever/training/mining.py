@@ -15,6 +15,7 @@ from typing import IO, Literal, NamedTuple
 import numpy as np
 
 from diffretriever.corpus import Problem
+from diffretriever.corpus.lines import COMPRESSIONS
 from diffretriever.corpus.records import RecordError, identifier, text_value
 from diffretriever.corpus.rows import Row, read_rows
 from diffretriever.errors import CorpusError, InputError
@@ -94,20 +95,20 @@ def choose_negatives(
 ) -> Chosen:
     """Return the negatives of a row.
 
-    Left out are, in this order: passages without text; positives by id; passages whose title and text are those of a
-    positive of this query (in whatever row) or of the query itself; repeated texts; what scores too close to the best
-    positive.
+    Left out are, in this order: passages without text; positives by id; passages whose text, alone or after its title,
+    is that of a positive of this query (in whatever row) or the query itself; repeated texts; what scores too close to
+    the best positive.
 
     Args:
         row: the row.
         ranked: what the source found for its query.
         settings: window, margins, number and choice.
         number: the row's number, which with the seed decides the draw.
-        known: digests (`text_digest`) of the positives of other rows with the same query.
+        known: digests (`digests`) of the positives of other rows with the same query.
     """
     window = ranked.candidates[settings.first - 1 : settings.last]
     positive_ids = {p.passage_id for p in row.positives if p.passage_id}
-    refused = known | {text_digest("", row.query)} | {text_digest(p.title, p.text) for p in row.positives}
+    refused = known.union({text_digest("", row.query)}, *(digests(p.title, p.text) for p in row.positives))
     limit = _limit(ranked.positive_score, settings)
     kept: dict[bytes, Candidate] = {}
     left_out: Counter[str] = Counter()
@@ -115,7 +116,7 @@ def choose_negatives(
         digest = text_digest(candidate.title, candidate.text)
         if not candidate.text.strip():
             left_out["empty"] += 1
-        elif candidate.passage_id in positive_ids or digest in refused:
+        elif candidate.passage_id in positive_ids or digests(candidate.title, candidate.text) & refused:
             left_out["positive"] += 1
         elif digest in kept:
             left_out["repeated"] += 1
@@ -128,6 +129,11 @@ def choose_negatives(
         drawn = np.random.default_rng([settings.seed, number]).permutation(len(found))[: settings.negatives]
         found = [found[i] for i in sorted(drawn.tolist())]
     return Chosen(found[: settings.negatives], left_out)
+
+
+def digests(title: str, text: str) -> frozenset[bytes]:
+    """Return the digests of what a passage may look like elsewhere: without its title, or with it in its text."""
+    return frozenset({text_digest("", text), text_digest(title, text), text_digest(f"{title}." if title else "", text)})
 
 
 def text_digest(title: str, text: str) -> bytes:
@@ -177,8 +183,11 @@ def mine(
 
     Raises:
         CorpusError: a row cannot be used.
-        InputError: the file is there and was made from other rows, by another source or with other settings.
+        InputError: the file has the name of a packed one, or is there and was made from other rows, by another source
+            or with other settings.
     """
+    if out.suffix in COMPRESSIONS:
+        raise InputError(f"{out} would be plain text under the name of a packed file; give a name in .jsonl")
     read = list(read_mined_rows(rows))
     about = {"rows": str(rows), "digest": _digest(read), "ranker": ranker.about(), "settings": asdict(settings)}
     note = out.with_name(out.name + ".mining.json")
@@ -268,7 +277,7 @@ def _positives_by_query(rows: Iterable[MinedRow]) -> dict[str, frozenset[bytes]]
     """Return digests of all positives of each query, since pairs give one query in many rows."""
     found: dict[str, set[bytes]] = {}
     for row in rows:
-        found.setdefault(row.query, set()).update(text_digest(p.title, p.text) for p in row.positives)
+        found.setdefault(row.query, set()).update(*(digests(p.title, p.text) for p in row.positives))
     return {query: frozenset(digests) for query, digests in found.items()}
 
 

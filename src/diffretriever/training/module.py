@@ -69,8 +69,13 @@ class RetrieverModule(nn.Module):
         """Return the representations of a chunk on the backbone's device, and sums of its local losses."""
         # Set anew each time: wrappers that shard parameters put views in the place of what was registered.
         self.encoder.slot_embeddings = self.slot_embeddings
-        hidden = self.encoder.read(chunk.batch, chunk.side, 0).hidden
+        hidden, keep, *_ = self.encoder.read(chunk.batch, chunk.side, 0)
+        # Slots that encoding drops (after the end of a decoded answer) change no maximum as copies of the first, which
+        # is never dropped, and add nothing to MaxSim as zeros of a query.
+        hidden = torch.where(keep[:, :, None], hidden, hidden[:, :1])
         dense = F.normalize(hidden.float(), dim=-1)
+        if chunk.side == "query":
+            dense = dense * keep[:, :, None]
         none = dense.sum() * 0.0
         vectors = parts = part_scores = words = terms = diversity = denoising = none
         weights = none.expand(len(dense), 0)

@@ -152,7 +152,8 @@ def _joined_by(passage_id: str, score: float, ranking: Ranking) -> Ranking:
 class BM25Ranker:
     """Candidates by BM25 over a corpus held in memory.
 
-    A positive is found in the corpus by its id, or by its title and text; one that is not there has no score.
+    A positive is found in the corpus by its id, or else by its title and text, or its text; one that is not there has
+    no score.
 
     Args:
         passages: the corpus.
@@ -164,6 +165,7 @@ class BM25Ranker:
         self._system = system or BM25()
         self._passages = {p.passage_id: p for p in passages}
         self._ids = {(p.title, p.text): p.passage_id for p in passages}
+        self._untitled = {p.text: p.passage_id for p in passages}
         self._searcher = self._system.index(list(passages), progress=progress)
 
     def about(self) -> Mapping[str, object]:
@@ -183,9 +185,13 @@ class BM25Ranker:
         ]
 
     def _positive_score(self, row: MinedRow, query: Query) -> float | None:
-        named = [p.passage_id or self._ids.get((p.title, p.text), "") for p in row.positives]
-        known = [i for i in named if i in self._passages]
+        known = [i for i in map(self._known_id, row.positives) if i is not None]
         return max(self._searcher.scores(query, known)) if known else None
+
+    def _known_id(self, passage: RowPassage) -> str | None:
+        if passage.passage_id in self._passages:
+            return passage.passage_id
+        return self._ids.get((passage.title, passage.text)) or self._untitled.get(passage.text)
 
     def _candidate(self, passage_id: str, score: float) -> Candidate:
         passage = self._passages[passage_id]

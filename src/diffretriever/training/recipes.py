@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import UnionType
@@ -24,6 +25,38 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> TrainingSett
     return build(TrainingSettings, read_mapping(path, overrides), "")
 
 
+def read_stages(path: str | Path, overrides: Sequence[str] = ()) -> list[TrainingSettings]:
+    """Return the settings of the runs that a YAML file asks for, one after the other; most files ask for one.
+
+    Each mapping under `stages` holds what is its own beside, or in place of, the file's other keys. A stage starts from
+    the finished model of the one before, in `output`/stage-N, and the last one's is that of the whole. Overrides hold
+    for all stages, `model.base` and `model.sha256` for the first.
+
+    Raises:
+        InputError: as `read_recipe`.
+        MissingExtraError: PyYAML is not installed.
+    """
+    common = read_mapping(path)
+    own = common.pop("stages", [{}])
+    if not isinstance(own, list) or not own or not all(isinstance(stage, dict) for stage in own):
+        raise InputError(f"{path}: `stages` must be a list of keys and values, one per stage, got {own!r}")
+    stages: list[TrainingSettings] = []
+    for number, stage in enumerate(own, 1):
+        raw = common
+        if stages:
+            # What makes a base of another model is done, and must not be done to it again.
+            raw = _merged(raw, {"model": {"slot_start": "auto", "pooling_layer": False}})
+        raw = _overridden(_merged(raw, stage), overrides)
+        if stages:
+            base = str(Path(stages[-1].output) / "model")
+            raw = _merged(raw, {"model": {"base": base, "sha256": None}})
+        if number < len(own):
+            output = raw.get("output", TrainingSettings.output)
+            raw = _merged(raw, {"output": str(Path(str(output)) / f"stage-{number}")})
+        stages.append(build(TrainingSettings, raw, ""))
+    return stages
+
+
 def read_mapping(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Return what a YAML file holds, with overrides applied and nothing checked."""
     try:
@@ -36,18 +69,35 @@ def read_mapping(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, A
         raise InputError(f"{path}: not a readable recipe: {error}") from error
     if not isinstance(raw, dict):
         raise InputError(f"{path}: must hold keys and values, got {type(raw).__name__}")
+    return _overridden(raw, overrides)
+
+
+def _merged(raw: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a mapping with the values of another in place of its own, section by section; lists are replaced whole."""
+    whole = dict(raw)
+    for key, value in changes.items():
+        both = isinstance(value, Mapping) and isinstance(whole.get(key), Mapping)
+        whole[key] = _merged(whole[key], value) if both else value
+    return whole
+
+
+def _overridden(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return a mapping with `key=value` texts applied to it."""
+    import yaml
+
+    whole = deepcopy(dict(raw))
     for item in overrides:
         key, sign, value = item.partition("=")
         if not sign or not key:
             raise InputError(f"an override reads key=value, got {item!r}")
-        target = raw
+        target = whole
         *parents, leaf = key.split(".")
         for parent in parents:
             if not isinstance(target.get(parent), dict):
                 target[parent] = {}
             target = target[parent]
         target[leaf] = yaml.safe_load(value)
-    return raw
+    return whole
 
 
 def build(cls: type[T], raw: object, where: str) -> T:

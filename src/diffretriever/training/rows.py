@@ -6,6 +6,7 @@ import hashlib
 import json
 import tempfile
 import weakref
+import zlib
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -118,7 +119,7 @@ class JsonlRows:
             open_bytes(self._path) as stream,
             progress_bar(f"reading {self._path.name}", size, enabled=progress) as advance,
         ):
-            for number, line in enumerate(_lines(stream), 1):
+            for number, line in enumerate(_lines(stream, self._path), 1):
                 if packed:
                     self._file.write(line)
                 if line.strip():
@@ -132,11 +133,15 @@ class JsonlRows:
         self._file.flush()
 
 
-def _lines(stream: IO[bytes]) -> Iterator[bytes]:
+def _lines(stream: IO[bytes], path: Path) -> Iterator[bytes]:
+    number = 0
     try:
-        yield from stream
-    except (OSError, EOFError) as error:
-        raise CorpusError(f"cannot be read any further ({error}); copy or download the file again") from error
+        for number, line in enumerate(stream, 1):  # noqa: B007
+            yield line
+    except (OSError, EOFError, zlib.error) as error:
+        raise CorpusError(
+            f"{path}: cannot be read any further after line {number} ({error}); copy or download the file again"
+        ) from error
 
 
 class ParquetRows:
@@ -220,7 +225,7 @@ def _layout(fields: Mapping[str, object]) -> RowFormat:
         return "tevatron"
     if any(name in fields for name in _POSITIVE):
         return "pairs"
-    if "text" in fields:
+    if "text" in fields and fields.get("query") is None:
         return "text"
     raise RowError(
         f"has the fields {shorten(sorted(fields))}; give query and positive (and negative), query and "

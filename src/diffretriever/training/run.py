@@ -122,8 +122,20 @@ def prepare(settings: TrainingSettings, *, progress: bool = False) -> tuple[Retr
         settings, module, arguments, data, folder, teacher, [steps, *callbacks(settings, module)]
     )
     steps.trainer = trainer
+    _refuse_shards(settings, trainer)
     trainer.remove_callback(PrinterCallback)
     return trainer, about
+
+
+def _refuse_shards(settings: TrainingSettings, trainer: RetrieverTrainer) -> None:
+    """Raise InputError where a process should evaluate and none holds all weights.
+
+    Whoever asked for that, the recipe or accelerate's own settings: the others would wait for ever.
+    """
+    plugin = trainer.accelerator.state.deepspeed_plugin
+    shards = trainer.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3)
+    if settings.evaluation is not None and shards:
+        raise InputError("evaluation while training goes with no weights in shards (FSDP, ZeRO 3); evaluate afterwards")
 
 
 def callbacks(settings: TrainingSettings, module: RetrieverModule) -> list[TrainerCallback]:

@@ -23,6 +23,7 @@ from diffretriever.machine import Machine, versions
 from diffretriever.training.settings import TrainingSettings
 
 _MARK = "complete"
+_FACTS = "run.json"
 _PREFIX = "checkpoint-"
 #: What may change between the parts of one run: folders move, and a run may be given to another machine.
 _MOVABLE = ("output", "trainer")
@@ -92,9 +93,15 @@ class RunFolder:
                 shutil.rmtree(self.checkpoint(step))
 
     def remove_broken(self) -> None:
-        """Remove checkpoints that an interruption left unfinished."""
+        """Remove checkpoints that an interruption left unfinished.
+
+        Raises:
+            CheckpointError: they are not of a run of ours.
+        """
         for folder in self.path.glob(f"{_PREFIX}*"):
             if not (folder / _MARK).is_file():
+                if not (self.path / _FACTS).is_file():
+                    raise CheckpointError(f"{folder} is a checkpoint of another program; give a new `output`")
                 shutil.rmtree(folder)
 
     def describe(self, settings: TrainingSettings, digests: Mapping[str, str], steps: int) -> dict[str, object]:
@@ -110,7 +117,7 @@ class RunFolder:
             "versions": versions(),
             "machine": asdict(Machine.here()),
         }
-        path = self.path / "run.json"
+        path = self.path / _FACTS
         if path.is_file() and self.newest() is not None:
             before = read_json_object(path)
             if _decisive(before) != _decisive(about):

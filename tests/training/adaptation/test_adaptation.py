@@ -308,3 +308,24 @@ def test_a_batch_is_padded_and_flat(base):
     assert batch["positions"].tolist() == [1, 0, 1]
     assert batch["targets"].tolist() == [6, 5, 6]
     assert int(batch["tokens"]) == 3
+
+
+def test_a_checkpoint_that_was_cut_off_is_not_used(base, texts, tmp_path):
+    asked = {"steps": 4, "save_every": 2, "evaluate_every": 4}
+    first = adapt(settings(base, texts, tmp_path / "out", **asked), device="cpu")
+    last = tmp_path / "out" / "checkpoints" / "checkpoint-4"
+    (last / "trainer_state.json").unlink()
+    (last / "model.safetensors").write_bytes(b"cut o")
+    again = adapt(settings(base, texts, tmp_path / "out", **asked), device="cpu")
+    assert [row.cross_entropy for row in again.rows] == [row.cross_entropy for row in first.rows]
+
+
+def test_texts_longer_than_the_model_reads_are_cut(base, texts, tmp_path):
+    """The base has 64 positions, and the prompt takes more of them than a plain text's frame."""
+    long = tmp_path / "long.txt"
+    lines = texts.read_text(encoding="utf-8").splitlines()
+    long.write_text("\n".join(" ".join(lines[i : i + 8]) for i in range(0, 200, 2)), encoding="utf-8")
+    results = adapt(settings(base, long, tmp_path / "out", steps=2, length=64, held_out=10), device="cpu")
+    assert results.rows[-1].slots is not None
+    model = DiffRetriever.from_pretrained(tmp_path / "out" / "model")
+    assert model.settings.max_passage_length == 64

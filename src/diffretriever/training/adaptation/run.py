@@ -37,7 +37,6 @@ try:
 except ImportError as error:
     raise MissingExtraError("accelerate", "train", "adapting a model") from error
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState
@@ -212,8 +211,9 @@ def _silence(trainer: Trainer) -> None:
 
 
 def _last_checkpoint(folder: Path) -> str | None:
-    found: str | None = get_last_checkpoint(str(folder)) if folder.is_dir() else None  # type: ignore[no-untyped-call]
-    return found
+    """Return the newest whole checkpoint: transformers writes `trainer_state.json` last."""
+    whole = {int(f.parent.name.split("-")[1]): f.parent for f in folder.glob("checkpoint-*/trainer_state.json")}
+    return str(whole[max(whole)]) if whole else None
 
 
 def _about(settings: AdaptationSettings, split: Split) -> dict[str, Any]:

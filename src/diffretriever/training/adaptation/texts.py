@@ -155,12 +155,14 @@ class PromptSlots:
 
 def retriever_settings(backbone: Backbone, settings: AdaptationSettings) -> RetrieverSettings:
     """Return what the adapted checkpoint records: it says its words where it predicts them, untuned for retrieval."""
+    length = max(settings.length, 128)
+    most = backbone.position_count or length + settings.passage_slots + 64
     return RetrieverSettings(
         prompt=settings.prompt,
         query_slots=settings.query_slots,
         passage_slots=settings.passage_slots,
-        max_query_length=max(settings.length, 128),
-        max_passage_length=max(settings.length, 128) + settings.passage_slots + 64,
+        max_query_length=min(length, most),
+        max_passage_length=min(length + settings.passage_slots + 64, most),
         readout="aligned" if backbone.spec.shift else "slot",
     )
 
