@@ -138,7 +138,7 @@ def test_a_sweep_goes_on_where_it_stopped(out, folder, cli, tmp_path):
         (["--control", "luck"], "no control 'luck'; choose from noise, prompts, or none alone"),
         (["--control", "none", "--control", "noise"], "no control 'none'"),
         (["--grid", "1,many"], "'1,many' is no list of whole numbers"),
-        (["--grid", "0,4"], "query_slots is 0"),
+        (["--grid", "0,4"], "'0,4' holds 0; the least is 1"),
         (["--prompt", "plain", "--control", "prompts"], "does not ask for words"),
         (["--grid", "1,2,3,4,5,6", "--control", "prompts"], "6 wordings are needed"),
     ],

@@ -195,7 +195,7 @@ def _evaluate(experiment: Experiment, out: Path, *, overwrite: bool) -> Results:
 
 def _difference(there: Results, experiment: Experiment) -> str:
     """Return the first part in which two questions differ, with both values."""
-    old, new = (_leaves("", question._asdict()) for question in (there.question, experiment.question))
+    old, new = (_leaves("", asked.by_content()._asdict()) for asked in (there.question, experiment.question))
     name = next(name for name in [*old, *new] if old.get(name, _NONE) != new.get(name, _NONE))
     return f"{name.removeprefix('.')} was {old.get(name, _NONE)}, now {new.get(name, _NONE)}"
 

@@ -212,10 +212,11 @@ class Question(NamedTuple):
     seed: int
 
     def is_that_of(self, other: Question) -> bool:
-        """Return whether two questions have the same answer: places do not count, since digests tell the content."""
-        return self._without_places() == other._without_places()
+        """Return whether two questions have the same answer."""
+        return self.by_content() == other.by_content()
 
-    def _without_places(self) -> Question:
+    def by_content(self) -> Question:
+        """Return the question without the places of files: digests tell what they hold."""
         first = self.task.first_stage
         return self._replace(
             collection=replace(self.collection, source="", qrels=""),
