@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -113,6 +114,7 @@ index.set_metadata({"p3": {"n": 3}})
 """
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="limits are set as on Linux")
 def test_a_line_that_the_disk_takes_in_part_is_not_in_the_way_of_the_next(tmp_path):
     """A limit on the size of a file cuts a write short just as a full disk does."""
     assert run(NO_ROOM_FOR_A_LINE, tmp_path / "index") == [f"refused {errno.EFBIG} 0"] * 6

@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import closing
@@ -18,6 +19,8 @@ from diffretriever.index import Index
 from diffretriever.index.transfer import copy_index
 from diffretriever.interrupts import uninterrupted
 from tests.faults.inspection import held_passages, make_encoder
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals are sent and handles named as on Linux")
 
 #: More than any of the works below waits for the disk.
 MOST = 200

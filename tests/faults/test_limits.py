@@ -99,6 +99,7 @@ with Index.create(Path(sys.argv[1]), make_encoder(), backend=sys.argv[2]) as ind
 """
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="limits are set as on Linux")
 def test_an_add_of_many_batches_keeps_few_files_open(tmp_path, backend):
     assert run(FEW_DESCRIPTORS, tmp_path / "index", backend) == ["60"]
     with Index.open(tmp_path / "index") as index:
@@ -125,6 +126,7 @@ with Index.open(folder) as index:
 """
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="limits are set as on Linux")
 def test_too_few_descriptors_are_no_damage(tmp_path):
     assert run(TOO_FEW_DESCRIPTORS, tmp_path / "index") == [*[str(errno.EMFILE)] * 2, "6 ()"]
 
