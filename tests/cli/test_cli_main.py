@@ -8,7 +8,7 @@ from cli_samples import MODEL
 
 import diffretriever
 from diffretriever.cli.console import size_text, time_text
-from diffretriever.cli.interrupts import uninterrupted
+from diffretriever.interrupts import uninterrupted
 
 
 def test_version_and_help(cli):

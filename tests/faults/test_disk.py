@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import errno
 import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -90,6 +92,38 @@ def test_a_full_disk_is_said_and_loses_nothing(mount, backend, size):
         assert index.check().problems == ()
         index.add([Passage("new", "w1")])
         assert "new" in index
+
+
+NO_ROOM_FOR_A_LINE = """
+import resource
+folder = Path(sys.argv[1])
+index = Index.create(folder, make_encoder(), backend="exact")
+index.add([Passage(f"p{i}", f"w{i}") for i in range(20)], words=1)
+log = folder / "store" / "log.jsonl"
+size, (soft, hard) = log.stat().st_size, resource.getrlimit(resource.RLIMIT_FSIZE)
+for room in (0, 1, 20):  # bytes of the line that the disk takes
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + room, hard))
+    for change in (lambda: index.delete(["p1"]), lambda: index.set_metadata({"p1": {"n": 1}})):
+        try:
+            change()
+        except OSError as error:
+            print("refused", error.errno, log.stat().st_size - size)
+resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+index.delete(["p2"])
+index.set_metadata({"p3": {"n": 3}})
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits are set as on Linux")
+def test_a_line_that_the_disk_takes_in_part_is_not_in_the_way_of_the_next(tmp_path):
+    """A limit on the size of a file cuts a write short just as a full disk does."""
+    assert run(NO_ROOM_FOR_A_LINE, tmp_path / "index") == [f"refused {errno.EFBIG} 0"] * 6
+    with Index.open(tmp_path / "index", make_encoder()) as index:
+        held, wrong = held_passages(index)
+        assert wrong == []
+        assert held.keys() == {f"p{i}" for i in range(20)} - {"p2"}
+        assert {i: p.metadata for i, p in held.items() if p.metadata} == {"p3": {"n": 3}}
+        assert index.check().problems == ()
 
 
 def index_command(*arguments: object) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 
@@ -10,8 +11,8 @@ import pytest
 from diffretriever.corpus import Passage
 from diffretriever.errors import IndexLockedError
 from diffretriever.index import Equals, Index, Range
-from tests.faults.children import ROOT, finish, start
-from tests.faults.inspection import WORDS, make_encoder
+from tests.faults.children import ROOT, finish, run, start
+from tests.faults.inspection import WORDS, held_passages, make_encoder
 from tests.index.hashing import HashEncoder
 
 TAKE_TURNS = """
@@ -87,6 +88,47 @@ def test_ten_thousand_adds_of_one_id(tmp_path, backend):
     files, size = add_one_id(tmp_path / "index", backend, 10_000)
     assert files < 200
     assert size < 50e6
+
+
+FEW_DESCRIPTORS = """
+import resource
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+with Index.create(Path(sys.argv[1]), make_encoder(), backend=sys.argv[2]) as index:
+    print(index.add([Passage(f"p{i}", f"w{i % 40}") for i in range(60)], batch_size=1, words=1))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits are set as on Linux")
+def test_an_add_of_many_batches_keeps_few_files_open(tmp_path, backend):
+    assert run(FEW_DESCRIPTORS, tmp_path / "index", backend) == ["60"]
+    with Index.open(tmp_path / "index") as index:
+        assert held_passages(index)[1] == []
+        assert len(index) == 60
+
+
+TOO_FEW_DESCRIPTORS = """
+import os, resource
+folder = Path(sys.argv[1])
+with Index.create(folder, make_encoder(), backend="exact") as index:
+    for i in range(6):
+        index.add([Passage(f"p{i}", f"w{i}")], words=1)
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 30, hard))
+for salvage in (False, True):
+    try:
+        Index.open(folder, salvage=salvage)
+    except Exception as error:
+        print(type(error) is OSError and error.errno)
+resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+with Index.open(folder) as index:
+    print(len(index), index.check().problems)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits are set as on Linux")
+def test_too_few_descriptors_are_no_damage(tmp_path):
+    assert run(TOO_FEW_DESCRIPTORS, tmp_path / "index") == [*[str(errno.EMFILE)] * 2, "6 ()"]
 
 
 def test_a_passage_of_ten_megabytes(tmp_path, backend):

@@ -11,8 +11,8 @@ import typer
 from diffretriever.cli import options as opt
 from diffretriever.cli.console import message, result
 from diffretriever.cli.indexing import closing
-from diffretriever.cli.interrupts import uninterrupted
 from diffretriever.errors import IndexFormatError
+from diffretriever.interrupts import uninterrupted
 
 if TYPE_CHECKING:
     from diffretriever.index import CheckReport

@@ -15,8 +15,8 @@ from diffretriever.cli import options as opt
 from diffretriever.cli.building import BUILD_NOTE, Build, finish
 from diffretriever.cli.console import message
 from diffretriever.cli.filling import default_step, encoded_chunks, opened_corpus, report_problems, survey
-from diffretriever.cli.interrupts import uninterrupted
 from diffretriever.cli.models import ModelOptions
+from diffretriever.interrupts import uninterrupted
 from diffretriever.progress import progress_bar
 
 if TYPE_CHECKING:

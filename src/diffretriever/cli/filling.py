@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, cast
 import typer
 
 from diffretriever.cli.console import message, size_text, time_text
-from diffretriever.cli.interrupts import uninterrupted
 from diffretriever.cli.options import FileFormat, OnError
 from diffretriever.corpus import Passage, PassageReader, Problem, read_passages
 from diffretriever.corpus import problems as corpus
 from diffretriever.corpus.lines import STDIN, open_bytes, source_name
 from diffretriever.corpus.rows import Format
 from diffretriever.errors import CorpusError
+from diffretriever.interrupts import uninterrupted
 from diffretriever.progress import progress_bar
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from diffretriever.cli.building import Build, begin, finish, refuse_finished
 from diffretriever.cli.console import message, result, show, size_text, time_text
 from diffretriever.cli.estimating import estimate_index
 from diffretriever.cli.filling import Survey, default_step, fill, opened_corpus, report_problems, survey
-from diffretriever.cli.interrupts import uninterrupted
 from diffretriever.cli.models import ModelOptions, load_recorded, remember_prompt
+from diffretriever.interrupts import uninterrupted
 
 if TYPE_CHECKING:
     from diffretriever.cli.models import OpenedEncoder

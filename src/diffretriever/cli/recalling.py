@@ -12,8 +12,8 @@ import typer
 from diffretriever.cli import options as opt
 from diffretriever.cli.console import message, result, show
 from diffretriever.cli.indexing import closing
-from diffretriever.cli.interrupts import uninterrupted
 from diffretriever.cli.models import load_recorded
+from diffretriever.interrupts import uninterrupted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

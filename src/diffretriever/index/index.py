@@ -172,9 +172,10 @@ class Index(IndexReader):
         with progress_bar("indexing", total, enabled=progress) as advance:
             while batch := list(islice(checked, batch_size)):
                 self._write(store, batch, encoder.encode_passages(batch, words=words))
+                # Not only at the end: what many batches leave behind may be more files than a process can open.
+                self._written(store)
                 count += len(batch)
                 advance(len(batch))
-        self._written(store)
         return count
 
     def add_representations(self, passages: Sequence[Passage], representations: Representations) -> int:

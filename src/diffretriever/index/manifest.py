@@ -152,13 +152,18 @@ def _checksum(about: Mapping[str, object]) -> str:
 
 def replace_file(path: Path, text: str) -> None:
     """Write a file so that after a crash it holds either its old content or all of the new one."""
+    os.replace(write_beside(path, text), path)
+    sync_folder(path.parent)
+
+
+def write_beside(path: Path, text: str) -> Path:
+    """Write what a file is to hold into another one beside it, which is on disk when this returns."""
     temporary = path.with_name(path.name + ".new")
     with temporary.open("w", encoding="utf-8", newline="\n") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(temporary, path)
-    sync_folder(path.parent)
+    return temporary
 
 
 def sync_folder(folder: Path) -> None:

@@ -10,13 +10,15 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from zlib import crc32
 
 from diffretriever.errors import IndexFormatError
-from diffretriever.index.manifest import replace_file
+from diffretriever.index.manifest import sync_folder, write_beside
 from diffretriever.index.store import Metadata
 
 LOG_FILE = "log.jsonl"
@@ -65,10 +67,15 @@ class SegmentLog:
         """Make ready the log of a store folder; `create` or `read` comes next."""
         self.path = folder / LOG_FILE
         self.lines = 0
+        # Where a line begins that may be on disk, whole or in part, though its write failed.
+        self._loose: int | None = None
+        # Whether a power cut may bring back the log that was replaced.
+        self._unsynced = False
 
     def create(self) -> None:
         """Write a log without entries."""
         self.rewrite([])
+        self.settle()
 
     def read(self) -> tuple[list[LogEntry], list[str]]:
         """Return the entries, and what is wrong with lines that cannot be read.
@@ -95,29 +102,57 @@ class SegmentLog:
                 problems.append(f"{self.path}:{number} cannot be read ({error})")
         if not problems and not raw.endswith(b"\n"):
             self.rewrite(entries)
+            self.settle()
         self.lines = len(entries)
         return entries, problems
 
     def append(self, entry: LogEntry) -> None:
-        """Add an entry; it is on disk when this returns."""
-        size = self.path.stat().st_size
-        with self.path.open("r+b") as file:
+        """Add an entry; it is on disk when this returns, and does not count when this raises.
+
+        Where the disk does not even let the line be taken back, `is_settled` is false afterwards, and the entry may
+        count until `settle` has succeeded.
+        """
+        self.settle()
+        # Without a buffer, which would write what is left of the line again when the file is closed.
+        with self.path.open("r+b", buffering=0) as file:
+            self._loose = file.seek(0, os.SEEK_END)
             try:
-                file.seek(size)
-                file.write(_line(entry.to_json()).encode())
-                file.flush()
+                _write_all(file, _line(entry.to_json()).encode())
                 os.fsync(file.fileno())
-            except OSError:
-                # A half-written line must not stay in the way of the next one.
-                file.truncate(size)
+            except BaseException:
+                with suppress(OSError):  # what went wrong first is what matters
+                    self._take_back(file)
                 raise
         self.lines += 1
+        self._loose = None
 
     def rewrite(self, entries: Iterable[LogEntry]) -> None:
-        """Replace the whole log in one step."""
+        """Replace the whole log in one step; what only the old one names is needed until `settle` has succeeded."""
         kept = list(entries)
-        replace_file(self.path, _line(_HEADER) + "".join(_line(entry.to_json()) for entry in kept))
-        self.lines = len(kept)
+        new = write_beside(self.path, _line(_HEADER) + "".join(_line(entry.to_json()) for entry in kept))
+        self._unsynced = True
+        os.replace(new, self.path)
+        self.lines, self._loose = len(kept), None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the log on disk is certain to hold the acknowledged entries and no other."""
+        return self._loose is None and not self._unsynced
+
+    def settle(self) -> None:
+        """Bring to an end what a failure left open; OSError when the disk does not let it."""
+        if self._loose is not None:
+            with self.path.open("r+b", buffering=0) as file:
+                self._take_back(file)
+        if self._unsynced:
+            sync_folder(self.path.parent)
+            self._unsynced = False
+
+    def _take_back(self, file: FileIO) -> None:
+        """Cut off the loose line, which would stay in the way of the next one, or count though nobody was told so."""
+        os.ftruncate(file.fileno(), cast(int, self._loose))
+        os.fsync(file.fileno())
+        self._loose = None
 
     def damaged(self, problems: Iterable[str]) -> IndexFormatError:
         """Return the error that says so."""
@@ -125,6 +160,13 @@ class SegmentLog:
             f"{'; '.join(list(problems)[:3])}; restore the index from a copy, rebuild it, or save what is left with "
             "`diffretriever check DIR --repair`"
         )
+
+
+def _write_all(file: FileIO, line: bytes) -> None:
+    """Write a line; a disk that is nearly full takes a part of it before it says so."""
+    left = memoryview(line)
+    while left:
+        left = left[file.write(left) :]
 
 
 def _line(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,6 +29,8 @@ Array = npt.NDArray[np.generic]
 #: Names of the arrays that every segment has; each is a .npy file on disk.
 ARRAYS = ("dense", "offsets", "pooled", "indptr", "indices", "weights", "lines", "digests")
 _COPY_ROWS = 4096
+#: What the system says of files that are whole, when it has no room to open one more.
+_NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 @dataclass(frozen=True)
@@ -199,6 +202,7 @@ def open_segment(folder: Path, manifest: Manifest) -> Segment:
 
     Raises:
         IndexFormatError: a file is missing or damaged.
+        OSError: the process has too many files open, or too little memory.
     """
     try:
         keys = json.loads((folder / "keys.json").read_text(encoding="utf-8"))
@@ -216,7 +220,10 @@ def open_segment(folder: Path, manifest: Manifest) -> Segment:
         sparse = sp.csr_matrix(
             (arrays["weights"], arrays["indices"], arrays["indptr"]), shape=(count, manifest.vocabulary_size)
         )
-    except Exception as error:  # numpy parses the head of a file as Python, and fails in as many ways
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            raise  # called damage, it would have a repair give up a segment that is whole
+        # Of any kind: numpy parses the head of a file as Python, and fails in as many ways.
         raise IndexFormatError(f"{folder} is damaged ({error}); restore the index from a copy or rebuild it") from error
     return Segment(
         keys["ids"],

@@ -7,8 +7,9 @@ it count. Deletions and new metadata are lines of the log alone. Small segments 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from diffretriever.index.filters import Filter
 from diffretriever.index.folder.copying import copy_file, copy_folder
 from diffretriever.index.manifest import Manifest, sync_folder
 from diffretriever.index.store import DenseMode, Fault, Metadata, Record, StoredPassage, StoreMode
+from diffretriever.interrupts import uninterrupted
 from diffretriever.representations import Representations
 
 #: Above so many segments the small ones are merged.
@@ -87,19 +89,16 @@ class ExactStore:
         with self._discarding(name):
             if self._folder is not None:
                 segment = write_segment(segment, self._folder / name, self._manifest)
-            sums = self._sums(name)
-            self._append(LogEntry(segment=name, sums=sums))
-        self._attach(Part(segment, name, sums))
+            part = Part(segment, name, self._sums(name))
+        self._commit(LogEntry(segment=name, sums=part.sums), partial(self._attach, part))
 
     def set_metadata(self, metadata: Mapping[str, Metadata]) -> None:
         """Replace the metadata of existing passages."""
-        self._append(LogEntry(metadata=metadata))
-        self._apply_metadata(metadata)
+        self._commit(LogEntry(metadata=metadata), partial(self._apply_metadata, metadata))
 
     def delete(self, passage_ids: Sequence[str]) -> None:
         """Remove existing passages."""
-        self._append(LogEntry(delete=tuple(passage_ids)))
-        self._apply_delete(passage_ids)
+        self._commit(LogEntry(delete=tuple(passage_ids)), partial(self._apply_delete, passage_ids))
 
     def records(self, passage_ids: Sequence[str]) -> list[Record | None]:
         """Return what hits show of these passages; None for an id that is not held."""
@@ -132,6 +131,7 @@ class ExactStore:
         """Write a copy into a new folder; segments never change, so they are copied file by file."""
         if self._folder is None:
             raise InputError("an index in memory has no files to copy; make it with a path")
+        self._log.settle()
         folder.mkdir(parents=True)
         for part in self._parts:
             copy_folder(self._folder / part.name, folder / part.name)
@@ -207,14 +207,19 @@ class ExactStore:
                 newer += sizes[i]
             self._merge(first)
         elif self._folder is not None and self._log.lines > MAX_LOG_LINES:
-            self._rewrite_log(self._parts, [])
+            with uninterrupted():
+                self._rewrite_log(self._parts, [])
 
     def flush(self) -> None:
         """Do nothing: every writing call has synchronised its files."""
 
     def close(self) -> None:
-        """Let go of the memory maps."""
-        self._parts, self._places = [], {}
+        """Let go of the memory maps; OSError when it is not certain what the log holds."""
+        try:
+            if self._folder is not None:
+                self._log.settle()
+        finally:
+            self._parts, self._places = [], {}
 
     def _replay(self, folder: Path, *, salvage: bool) -> None:
         """Rebuild the state from the log."""
@@ -282,13 +287,16 @@ class ExactStore:
             with self._discarding(name):
                 segment = merge_segments(rows, self._folder and self._folder / name, self._manifest)
                 merged.append(Part(segment, name, self._sums(name)))
+        with uninterrupted():
+            try:
                 self._rewrite_log(kept, merged)
-        else:
-            self._rewrite_log(kept, merged)
-        self._parts = kept
-        for part in merged:
-            self._parts.append(part)
-            self._places.update({i: (part, row) for row, i in enumerate(part.segment.passage_ids)})
+            except OSError:  # the old log stands
+                for part in merged:
+                    self._discard(part.name)
+                raise
+            self._parts = [*kept, *merged]
+            for part in merged:
+                self._places.update({i: (part, row) for row, i in enumerate(part.segment.passage_ids)})
         self._remove_unnamed()
 
     def _rewrite_log(self, kept: Sequence[Part], merged: Sequence[Part]) -> None:
@@ -299,7 +307,8 @@ class ExactStore:
         # An id may be dead in one kept segment and live in a later one, which replaying brings about by itself.
         gone = tuple(sorted(i for i in dead if i not in self._places))
         changed = {p.segment.passage_ids[r]: p.segment.metadata[r] for p in kept for r in p.changed if p.live[r]}
-        replaced = tuple(sorted({part.name for part in self._parts} - {part.name for part in kept}))
+        # Those of this merge, and of an earlier one that could not remove them.
+        replaced = tuple(sorted({*_segment_names(self._folder)} - {part.name for part in (*kept, *merged)}))
         entries = [LogEntry(segment=part.name, sums=part.sums) for part in kept]
         entries += [LogEntry(delete=gone)] if gone else []
         entries += [LogEntry(metadata=changed)] if changed else []
@@ -307,19 +316,35 @@ class ExactStore:
         entries += [LogEntry(replaced=replaced)] if replaced else []
         self._log.rewrite(entries)
 
-    def _append(self, entry: LogEntry) -> None:
-        if self._folder is not None:
-            self._log.append(entry)
+    def _commit(self, entry: LogEntry, apply: Callable[[], None]) -> None:
+        """Log a change, then make it in memory; on an error neither is done.
+
+        Ctrl-C waits: between the two it would leave memory behind the log, and a segment that the log already names
+        would be taken for one that does not count.
+        """
+        with uninterrupted():
+            if self._folder is not None:
+                try:
+                    self._log.append(entry)
+                except OSError:
+                    if self._log.is_settled and entry.segment:
+                        self._discard(entry.segment)
+                    raise
+            apply()
 
     @contextmanager
     def _discarding(self, name: str) -> Iterator[None]:
-        """Remove a segment again when writing it fails, so that it does not fill a disk that is full."""
+        """Remove a segment again when writing it fails; the log must not name it before the block is done."""
         try:
             yield
         except BaseException:
-            if self._folder is not None:
-                shutil.rmtree(self._folder / name, ignore_errors=True)
+            self._discard(name)
             raise
+
+    def _discard(self, name: str) -> None:
+        """Remove a segment that the log does not name, so that it does not fill a disk that is full."""
+        if self._folder is not None:
+            shutil.rmtree(self._folder / name, ignore_errors=True)
 
     def _sums(self, name: str) -> Mapping[str, str]:
         return file_sums(self._folder / name) if self._folder is not None else {}
@@ -335,8 +360,9 @@ class ExactStore:
     def _remove_unnamed(self) -> None:
         """Remove segments that a merge replaced or a write that was cut off left; never before the first writing."""
         if self._folder is not None:
+            self._log.settle()  # until then the log may name more than what is in memory
             for name in self._unnamed(self._folder):
-                shutil.rmtree(self._folder / name, ignore_errors=True)
+                self._discard(name)
 
 
 def _segment_names(folder: Path) -> list[str]:
