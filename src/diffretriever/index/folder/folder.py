@@ -108,9 +108,12 @@ class IndexFolder:
         return folder
 
     def read_note(self, name: str) -> str | None:
-        """Return a text kept in the folder; None if there is none of that name."""
+        """Return a text kept in the folder; None if there is none of that name.
+
+        Bytes that are no UTF-8 come out as U+FFFD: whoever reads the text knows what to make of a damaged one.
+        """
         file = self.path / name
-        return file.read_text(encoding="utf-8") if file.is_file() else None
+        return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else None
 
     def write_note(self, name: str, text: str) -> None:
         """Keep a text in the folder."""
