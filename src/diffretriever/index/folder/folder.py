@@ -16,7 +16,7 @@ from diffretriever.index.folder.copying import copy_file
 from diffretriever.index.folder.seal import SEAL_FILE, Seal, break_seal, small_files
 from diffretriever.index.integrity.checking import checksum_of
 from diffretriever.index.integrity.digests import Checksum
-from diffretriever.index.manifest import MANIFEST_FILE, Manifest, replace_file, sync_folder
+from diffretriever.index.manifest import MANIFEST_FILE, UNFINISHED, Manifest, replace_file, sync_folder
 from diffretriever.index.storage.codec import PROJECTION_FILE, Codec
 from diffretriever.index.store import Store
 from diffretriever.index.term_counts import TERM_COUNTS_NOTE
@@ -141,7 +141,7 @@ class IndexFolder:
         try:
             self.store.snapshot(partial / _STORE)
             for file in self.path.iterdir():
-                if file.is_file() and file.name not in (LOCK_FILE, SEAL_FILE) and file.suffix != ".new":
+                if file.is_file() and file.name not in (LOCK_FILE, SEAL_FILE) and file.suffix != UNFINISHED:
                     copy_file(file, partial / file.name)
             _seal(partial, self.manifest, checksum_of(self.store))
             partial.chmod(0o777 & ~_umask())
