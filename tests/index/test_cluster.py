@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 
+import numpy as np
 import pytest
 
 from diffretriever.corpus import Passage
@@ -15,7 +16,7 @@ from diffretriever.index.cluster import server as server_module
 from diffretriever.index.cluster import store as cluster_module
 from diffretriever.index.cluster.location import ClusterLocation
 from diffretriever.index.cluster.uploads import in_parallel
-from tests.index.hashing import HashEncoder
+from tests.index.hashing import VOCABULARY, HashEncoder
 
 pytestmark = pytest.mark.usefixtures("short_pauses")
 PASSAGES = [Passage(f"p{i}", f"word{i} shared", metadata={"i": i}) for i in range(40)]
@@ -107,6 +108,14 @@ def test_shards_and_replicas_are_asked_for(server, encoder):
     assert b'"replication_factor":3' in asked
     assert b'"write_consistency_factor":2' in asked
     assert b'"datatype":"float16"' in asked
+
+
+def test_the_idf_of_a_collection_comes_with_its_creation(server):
+    encoder = HashEncoder(term_idf=np.linspace(0.5, 8, VOCABULARY, dtype=np.float32))
+    Index.create(server.url("counting"), encoder).close()
+    assert [path for method, path in server.requests if method in ("PUT", "PATCH")] == ["/collections/counting"]
+    with Index.open(server.url("counting"), encoder) as index:
+        assert index.current_terms() is not None
 
 
 def test_what_a_collection_must_be(server, encoder, filled):

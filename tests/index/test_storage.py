@@ -12,8 +12,8 @@ from diffretriever.corpus import Passage
 from diffretriever.errors import IndexFormatError, InputError
 from diffretriever.index import Index, Manifest, Storage
 from diffretriever.index.manifest import MANIFEST_FILE
-from diffretriever.index.storage.codec import PROJECTION_FILE
 from diffretriever.index.storage.coarse import coarse_width, pack, unpack
+from diffretriever.index.storage.codec import PROJECTION_FILE
 from diffretriever.index.storage.compression import drop_redundant, fit_projection
 from tests.index.hashing import HashEncoder, random_representations
 

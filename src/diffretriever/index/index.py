@@ -99,9 +99,11 @@ class Index(IndexReader):
         terms = None if model_idf is None else TermCounts(model_idf)
         if path is None:
             return cls(manifest, open_store(manifest, None), None, encodes, codec=codec, terms=terms)
-        home = create_home(path, manifest, overwrite=overwrite, shards=shards, replicas=replicas, codec=codec)
-        if terms is not None:
-            home.write_note(TERM_COUNTS_NOTE, terms.to_json())
+        # A part of what the index is: one without the note would leave queries as they are.
+        notes = {} if terms is None else {TERM_COUNTS_NOTE: terms.to_json()}
+        home = create_home(
+            path, manifest, overwrite=overwrite, shards=shards, replicas=replicas, codec=codec, notes=notes
+        )
         return cls(manifest, home.store, home, encodes, durable=durable, codec=codec, terms=terms)
 
     @classmethod
