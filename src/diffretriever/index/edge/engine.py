@@ -109,10 +109,12 @@ def _unlock(folder: Path) -> None:
 def _raise(error: BaseException, what: str) -> NoReturn:
     if isinstance(error, DiffRetrieverError | OSError) or not _is_engine_error(error):
         raise error
-    text = " ".join(str(error).split())[:300]
+    text = " ".join(str(error).split())
     if "WouldBlock" in text:
         raise IndexLockedError(f"{what}: it is open in another process; close it there") from error
-    if "os error 28" in text or "No space left" in text:
+    # Looked for in all of a message, whose paths are long, and shown shortened.
+    full, text = "os error 28" in text or "No space left" in text, text[:300]
+    if full:
         raise OSError(errno.ENOSPC, f"{what}: no space left on the disk ({text}); free some and write again") from error
     raise IndexFormatError(
         f"{what} ({text or type(error).__name__}); restore the index from a copy, rebuild it, or try "
