@@ -63,7 +63,8 @@ class WriteError(DiffRetrieverError, OSError):
     """Writing passages failed midway, such as on a full disk.
 
     Attributes:
-        stored: ids of the passages of the batch that are in the index, each whole; the others are as they were.
+        stored: ids of the passages of the batch that are in the index as they were to be written, each whole; the
+            others are as they were. None of a deletion.
     """
 
     def __init__(self, message: str, stored: tuple[str, ...] = ()) -> None:

@@ -33,7 +33,8 @@ class FolderTakenError(RuntimeError):
 class FolderLock:
     """An exclusive lock on a folder, held until `release` or the end of the process, however that ends.
 
-    The operating system keeps the lock, so a killed process leaves none behind.
+    The operating system keeps the lock, so a killed process leaves none behind. It belongs to the process that took it:
+    one forked from that process can neither give it back nor, by living on, keep it from being given back.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -44,6 +45,7 @@ class FolderLock:
             OSError: the file system has no locks, as some of clusters have none.
         """
         path = folder / LOCK_FILE
+        self._owner = os.getpid()
         # Opened for appending, so that a refused opener does not erase the owner's number.
         self._file: BinaryIO | None = path.open("a+b")
         try:
@@ -60,12 +62,14 @@ class FolderLock:
             raise FolderTakenError(f"process {owner}" if owner else "another process") from None
         self._file.truncate(0)
         # Byte 0 is what Windows locks; the number stands behind it so that others may read it.
-        self._file.write(b" " + str(os.getpid()).encode())
+        self._file.write(b" " + str(self._owner).encode())
         self._file.flush()
 
     def release(self) -> None:
-        """Give the lock back; doing so twice is harmless."""
+        """Give the lock back; doing so twice is harmless, and so is doing it in a forked process."""
         if self._file is not None:
+            if os.getpid() == self._owner:
+                _unlock(self._file)
             self._file.close()
             self._file = None
 
@@ -97,9 +101,18 @@ if sys.platform == "win32":
         file.seek(0)
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
 
+    def _unlock(file: BinaryIO) -> None:
+        pass  # closing does it: no other process has the same open file
+
 else:
 
     def _lock(file: BinaryIO) -> None:
         import fcntl
 
         fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _unlock(file: BinaryIO) -> None:
+        import fcntl
+
+        # A forked process has the same open file, whose lock outlives our closing it.
+        fcntl.flock(file.fileno(), fcntl.LOCK_UN)

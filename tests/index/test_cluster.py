@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
 
+import numpy as np
 import pytest
+from qdrant_client import models
 
 from diffretriever.corpus import Passage
 from diffretriever.errors import IndexFormatError, IndexMismatchError, InputError, ServerError
-from diffretriever.index import Index
+from diffretriever.index import Index, Storage
 from diffretriever.index.cluster import server as server_module
 from diffretriever.index.cluster import store as cluster_module
 from diffretriever.index.cluster.location import ClusterLocation
 from diffretriever.index.cluster.uploads import in_parallel
-from tests.index.hashing import HashEncoder
+from diffretriever.index.points.points import point_id
+from tests.index.hashing import VOCABULARY, HashEncoder
 
 pytestmark = pytest.mark.usefixtures("short_pauses")
 PASSAGES = [Passage(f"p{i}", f"word{i} shared", metadata={"i": i}) for i in range(40)]
@@ -109,6 +113,14 @@ def test_shards_and_replicas_are_asked_for(server, encoder):
     assert b'"datatype":"float16"' in asked
 
 
+def test_the_idf_of_a_collection_comes_with_its_creation(server):
+    encoder = HashEncoder(term_idf=np.linspace(0.5, 8, VOCABULARY, dtype=np.float32))
+    Index.create(server.url("counting"), encoder).close()
+    assert [path for method, path in server.requests if method in ("PUT", "PATCH")] == ["/collections/counting"]
+    with Index.open(server.url("counting"), encoder) as index:
+        assert index.current_terms() is not None
+
+
 def test_what_a_collection_must_be(server, encoder, filled):
     with pytest.raises(IndexFormatError, match=r"filled exists already; open it, or pass overwrite=True"):
         Index.create(server.url("filled"), encoder)
@@ -175,22 +187,60 @@ def test_what_lasts_is_not_tried_again(server, filled, fault):
     assert server.failures == [599]
 
 
-def test_a_lost_answer_to_creation_is_no_failure(server, encoder, monkeypatch):
+@pytest.mark.parametrize(("storage", "made"), [(Storage(), ["lost"]), (Storage(pca=4), ["lost.projection", "lost"])])
+def test_a_lost_answer_to_creation_is_no_failure(server, encoder, monkeypatch, storage, made):
     answered = server._answer
 
     def losing(http, body):
-        if http.command == "PUT" and http.path.startswith("/collections/lost") and not lost:
-            lost.append(server._carry_out("PUT", "/collections/lost", body))
+        name = http.path.split("?")[0].removeprefix("/collections/")
+        if http.command == "PUT" and "/" not in name and name not in lost:
+            lost.append(name)
+            server._carry_out("PUT", f"/collections/{name}", body)
             http.close_connection = True
         else:
             answered(http, body)
 
-    lost: list[object] = []
+    lost: list[str] = []
     monkeypatch.setattr(server, "_answer", losing)
-    with Index.create(server.url("lost"), encoder) as index:
-        assert len(lost) == 1
+    sample = encoder.encode_passages([p.text for p in PASSAGES])
+    with Index.create(server.url("lost"), encoder, storage=storage, sample=sample) as index:
+        assert lost == made
         index.add(PASSAGES[:1])
         assert len(index) == 1
+    with Index.open(server.url("lost"), encoder) as index:
+        assert list(index) == ["p0"]
+
+
+def test_a_projection_that_another_program_makes_meanwhile_is_not_taken_for_ones_own(server, encoder, monkeypatch):
+    answered = server._answer
+
+    def overtaking(http, body):
+        if http.command == "PUT" and http.path.startswith("/collections/c.projection") and not overtaken:
+            overtaken.append(json.loads(body))
+            theirs = {**overtaken[0], "metadata": {**overtaken[0]["metadata"], "creation": "theirs"}}
+            server._carry_out("PUT", "/collections/c.projection", json.dumps(theirs).encode())
+        answered(http, body)
+
+    overtaken: list[dict] = []
+    monkeypatch.setattr(server, "_answer", overtaking)
+    sample = encoder.encode_passages([p.text for p in PASSAGES])
+    with pytest.raises(ServerError, match="already exists"):
+        Index.create(server.url("c"), encoder, storage=Storage(pca=4), sample=sample)
+
+
+@pytest.mark.parametrize("mode", ["multi", "single", "sparse", "hybrid"])
+def test_a_passage_that_another_program_deletes_during_a_search_is_no_hit(server, encoder, filled, monkeypatch, mode):
+    answered = server._answer
+
+    def deleting(http, body):
+        if http.command == "POST" and http.path.split("?")[0] == "/collections/filled/points":  # names are asked for
+            server.engine.delete("filled", models.PointIdsList(points=[str(point_id("p3"))]))
+        answered(http, body)
+
+    monkeypatch.setattr(server, "_answer", deleting)
+    hits = filled.search("word3 shared", 5, mode)
+    assert len(hits) == 5
+    assert "p3" not in {hit.passage_id for hit in hits}
 
 
 def test_a_write_that_fails_in_the_end_says_what_is_stored(server, encoder, monkeypatch):

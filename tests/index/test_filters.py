@@ -142,6 +142,10 @@ def test_what_matches(condition, metadata, expected):
         ("tag in a,b", OneOf("tag", ("a", "b"))),
         ('tag in "a, b" , c', OneOf("tag", ("a, b", "c"))),
         ("tag not in a", Not(OneOf("tag", ("a",)))),
+        ("cannot in a", OneOf("cannot", ("a",))),
+        ("origin in en", OneOf("origin", ("en",))),
+        ('"tag"in"a",b', OneOf("tag", ("a", "b"))),
+        ('"tag"not in a', Not(OneOf("tag", ("a",)))),
         ('"my key"=a b', Equals("my key", "a b")),
         ('title="this and that"', Equals("title", "this and that")),
         ("a=1 and b>2", AllOf((OneOf("a", ("1", 1.0)), Range("b", gt=2.0)))),
@@ -171,6 +175,7 @@ def test_parsing(text, expected):
     [
         *("", " ", "year", "=5", "year>", "a=1 and", "a=1 and ", "a=1 and and b=2", 'a="x', "tag in"),
         *("a=1 or", "or a=1", "a=1 or or b=2"),
+        *("origin en", "margin 5", "cannotin a", "built in-house", "tag notin a"),
         *("(a=1", "a=1)", "()", "not", "not ", "not (a=1", "a=(1", "a=1 (b=2)", "a=1 not b=2"),
     ],
 )

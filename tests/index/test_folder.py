@@ -6,11 +6,13 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pytest
 
 from diffretriever.corpus import Passage
 from diffretriever.errors import IndexFormatError, IndexLockedError, InputError
+from diffretriever.folder_lock import FolderLock, FolderTakenError
 from diffretriever.index import Index, Manifest
 from diffretriever.index.manifest import FORMAT_VERSION, _checksum
 from diffretriever.index.storage.storage import Storage
@@ -95,6 +97,52 @@ def test_one_opener_at_a_time(folder):
         assert f"is open in process {os.getpid()}" in done.stdout
     with Index.open(folder) as index:
         assert len(index) == 1
+
+
+@contextmanager
+def forked(work):
+    """Fork a process that does something and then stays until the block ends; it does nothing else."""
+    ready, go = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        failed = True
+        try:
+            work()
+            failed = False
+            os.write(ready[1], b".")
+            os.close(go[1])
+            os.read(go[0], 1)
+        finally:
+            os._exit(int(failed))
+    os.close(ready[1])
+    try:
+        assert os.read(ready[0], 1) == b"."
+        yield
+    finally:
+        os.close(go[1])
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        os.close(ready[0])
+        os.close(go[0])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_closed_index_is_free_though_a_forked_process_lives_on(folder):
+    index = Index.open(folder)
+    with forked(lambda: None):
+        index.close()
+        with Index.open(folder) as again:
+            assert list(again) == ["a"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_process_does_not_give_back_the_lock_of_its_parent(tmp_path):
+    lock = FolderLock(tmp_path)
+    with forked(lock.release), pytest.raises(FolderTakenError, match=f"process {os.getpid()}"):
+        FolderLock(tmp_path)
+    with pytest.raises(FolderTakenError):
+        FolderLock(tmp_path)
+    lock.release()
+    FolderLock(tmp_path).release()
 
 
 def test_an_index_is_overwritten_only_when_asked(folder, backend, encoder):

@@ -124,6 +124,20 @@ def test_a_calibration_stays_with_the_index_until_it_has_grown(tmp_path, passage
         assert not (tmp_path / "i" / CALIBRATION_NOTE).exists()
 
 
+def test_a_calibration_that_is_no_utf8_is_measured_again(tmp_path, passages):
+    queries = random_representations(1, seed=2, slots=(4, 4))
+    with Index.create(tmp_path / "i", passages) as index:
+        index.add_representations([Passage(f"p{i}", "") for i in range(300)], passages.select([*range(300)]))
+        made = index.calibrate()
+        path = tmp_path / "i" / CALIBRATION_NOTE
+        raw = path.read_bytes()
+        path.write_bytes(raw[:3] + bytes([raw[3] ^ 0x80]) + raw[4:])
+    with Index.open(tmp_path / "i") as index:
+        index.search(queries, 10, "multi", exact=False)
+        assert index.current_calibration().passages == made.passages
+    assert Calibration.from_json(path.read_text(encoding="utf-8")) is not None
+
+
 def test_a_server_is_calibrated_when_asked(loopback, passages):
     address = loopback.url("calibrated")
     few = passages.select(slice(0, 300))

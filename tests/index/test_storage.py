@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,9 @@ import pytest
 from diffretriever.corpus import Passage
 from diffretriever.errors import IndexFormatError, InputError
 from diffretriever.index import Index, Manifest, Storage
+from diffretriever.index.manifest import MANIFEST_FILE
 from diffretriever.index.storage.coarse import coarse_width, pack, unpack
+from diffretriever.index.storage.codec import PROJECTION_FILE
 from diffretriever.index.storage.compression import drop_redundant, fit_projection
 from tests.index.hashing import HashEncoder, random_representations
 
@@ -213,6 +216,22 @@ def test_a_projection_belongs_to_its_index(tmp_path, passages):
         path.write_bytes(damage)
         with pytest.raises(IndexFormatError, match=message):
             Index.open(tmp_path / "i")
+
+
+def test_a_projection_is_on_disk_before_the_manifest_is(tmp_path, passages, monkeypatch):
+    synchronised, real = [], os.fsync
+
+    def note(handle):
+        real(handle)
+        synchronised.append(os.fstat(handle).st_ino)
+
+    monkeypatch.setattr(os, "fsync", note)
+    Index.create(tmp_path / "i", passages, storage=Storage(pca=4), sample=passages, backend="exact").close()
+    projection, manifest = ((tmp_path / "i" / name).stat().st_ino for name in (PROJECTION_FILE, MANIFEST_FILE))
+    assert projection in synchronised
+    # Their last turns: the numbers may have belonged to files that are gone.
+    last = {number: turn for turn, number in enumerate(synchronised)}
+    assert (tmp_path / "i").stat().st_ino in synchronised[last[projection] : last[manifest]]
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,17 @@ def test_a_damaged_note_is_an_error_and_another_index_loses_it(tmp_path, encoder
     assert not (tmp_path / "i" / TERM_COUNTS_NOTE).exists()
 
 
+def test_a_note_that_is_no_utf8_is_a_damaged_note(tmp_path, encoder):
+    with Index.create(tmp_path / "i", encoder) as index:
+        index.add(PASSAGES[:10])
+    path = tmp_path / "i" / TERM_COUNTS_NOTE
+    whole = path.read_bytes()
+    for at in (3, whole.index(b"model_idf") + 20):  # in a name, and in the numbers
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x80]) + whole[at + 1 :])
+        with pytest.raises(IndexFormatError, match=r"term_counts\.json of the index is damaged"):
+            Index.open(tmp_path / "i", encoder)
+
+
 def test_json_brings_back_what_was_written():
     counts = TermCounts(MODEL_IDF, 7, MODEL_IDF[::-1].copy())
     back = TermCounts.from_json(counts.to_json())

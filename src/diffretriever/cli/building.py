@@ -80,6 +80,7 @@ def refuse_finished(folder: Path) -> None:
         InputError: it does.
     """
     from diffretriever.index.cluster.location import is_cluster
+    from diffretriever.index.folder.folder import strangers
     from diffretriever.index.manifest import MANIFEST_FILE
 
     is_cluster(folder)  # refuses an address, which would become a strange folder
@@ -87,8 +88,7 @@ def refuse_finished(folder: Path) -> None:
         build = Build.read(folder)
         taken = build is not None and build.finished
     else:
-        own = {".lock", "store"}
-        taken = folder.is_file() or (folder.is_dir() and any(path.name not in own for path in folder.iterdir()))
+        taken = folder.is_file() or (folder.is_dir() and bool(strangers(folder)))
     if taken:
         raise _taken(folder)
 

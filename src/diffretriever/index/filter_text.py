@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from diffretriever.errors import InputError
 from diffretriever.index.filters import AllOf, AnyOf, Equals, Filter, Not, OneOf, Range, Scalar
 
+#: `in` stands apart from the key and the values, or `origin en` would be `orig in en`.
 _CLAUSE = re.compile(
     r"""\s*(?P<key>"[^"]+"|[\w.\-/:]+)\s*
-        (?:(?P<op>>=|<=|!=|==|=|>|<)|(?P<negated>not\s+)?(?P<in>in)\b)\s*
+        (?:(?P<op>>=|<=|!=|==|=|>|<)|(?<=[\s"])(?P<negated>not\s+)?(?P<in>in)(?=[\s"]))\s*
         (?P<value>(?:"[^"]*"|(?!\s+(?:and|or)(?:\s|$))[^"=<>()])+?)\s*(?=$|\)|(?<=[\s")])(?:and|or)\b)""",
     re.VERBOSE,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -73,19 +74,20 @@ def create_home(
     shards: int | None = None,
     replicas: int | None = None,
     codec: Codec | None = None,
+    notes: Mapping[str, str] | None = None,
 ) -> IndexHome:
-    """Make a new, empty index in a folder or on a server; errors as in `Index.create`."""
+    """Make a new, empty index in a folder or on a server, with its first notes; errors as in `Index.create`."""
     if is_cluster(path):
         location = ClusterLocation.parse(str(path))
         _check_extra()
         from diffretriever.index.cluster.collection import ClusterCollection
 
         return ClusterCollection.create(
-            location, manifest, overwrite=overwrite, shards=shards, replicas=replicas, codec=codec
+            location, manifest, overwrite=overwrite, shards=shards, replicas=replicas, codec=codec, notes=notes
         )
     if shards is not None or replicas is not None:
         raise InputError(f"only an index on a server has shards and replicas, and {path} is a folder")
-    return IndexFolder.create(Path(path), manifest, overwrite=overwrite, codec=codec)
+    return IndexFolder.create(Path(path), manifest, overwrite=overwrite, codec=codec, notes=notes)
 
 
 def home_exists(path: str | Path) -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Sized
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import get_args
@@ -21,7 +21,7 @@ from diffretriever.index.manifest import Backend, Manifest
 from diffretriever.index.reading import IndexReader
 from diffretriever.index.storage.codec import Codec
 from diffretriever.index.storage.storage import Dtype, Storage
-from diffretriever.index.store import Store
+from diffretriever.index.store import Metadata, Store
 from diffretriever.index.term_counts import TERM_COUNTS_NOTE, TermCounts
 from diffretriever.progress import progress_bar
 from diffretriever.representations import Representations
@@ -99,9 +99,11 @@ class Index(IndexReader):
         terms = None if model_idf is None else TermCounts(model_idf)
         if path is None:
             return cls(manifest, open_store(manifest, None), None, encodes, codec=codec, terms=terms)
-        home = create_home(path, manifest, overwrite=overwrite, shards=shards, replicas=replicas, codec=codec)
-        if terms is not None:
-            home.write_note(TERM_COUNTS_NOTE, terms.to_json())
+        # A part of what the index is: one without the note would leave queries as they are.
+        notes = {} if terms is None else {TERM_COUNTS_NOTE: terms.to_json()}
+        home = create_home(
+            path, manifest, overwrite=overwrite, shards=shards, replicas=replicas, codec=codec, notes=notes
+        )
         return cls(manifest, home.store, home, encodes, durable=durable, codec=codec, terms=terms)
 
     @classmethod
@@ -218,12 +220,14 @@ class Index(IndexReader):
         Raises:
             PassageNotFoundError: an id is not there; nothing is changed then.
             InputError: a value is of a type that metadata cannot have.
+            WriteError: writing failed, such as on a full disk.
         """
         checked = {i: checked_metadata(dict(values), i) for i, values in metadata.items()}
         self._refuse_missing(self._missing(list(checked)))
         if checked:
-            store = self._unsealed(self._store)
-            store.set_metadata(checked)
+            store = self._store
+            with _telling(len(checked), "have their new metadata", lambda: _changed(store, checked)):
+                self._unsealed(store).set_metadata(checked)
             self._written(store)
 
     def delete(self, passage_ids: str | Iterable[str], *, missing_ok: bool = False) -> int:
@@ -235,6 +239,7 @@ class Index(IndexReader):
 
         Raises:
             PassageNotFoundError: an id is not there; nothing is removed then.
+            WriteError: writing failed, such as on a full disk.
         """
         ids = list(dict.fromkeys([passage_ids] if isinstance(passage_ids, str) else passage_ids))
         missing = set(self._missing(ids))
@@ -242,8 +247,9 @@ class Index(IndexReader):
             self._refuse_missing([i for i in ids if i in missing])
         present = [i for i in ids if i not in missing]
         if present:
-            store = self._unsealed(self._store)
-            store.delete(present)
+            store = self._store
+            with _telling(len(present), "are gone", lambda: _gone(store, present), deletion=True):
+                self._unsealed(store).delete(present)
             self._written(store)
         return len(present)
 
@@ -272,17 +278,8 @@ class Index(IndexReader):
         self.manifest.check(representations, "passages")
         check_aligned(passages, representations)
         stored = self._codec.passages(representations)
-        try:
+        with _telling(len(passages), "are stored", lambda: _there(store, passages, stored)):
             self._unsealed(store).upsert(passages, stored)
-        except (OSError, IndexFormatError) as error:
-            if isinstance(error, ServerError):  # says by itself what is stored
-                raise
-            there = _there(store, passages, stored)
-            raise WriteError(
-                f"{error}. Of the {len(passages):,} passages of this batch {len(there):,} are stored, the others are "
-                "as they were; adding all of them again is harmless",
-                tuple(there),
-            ) from error
         if self._durable:
             store.flush()
 
@@ -299,12 +296,34 @@ class Index(IndexReader):
         return store
 
 
+@contextmanager
+def _telling(count: int, state: str, done: Callable[[], list[str]], *, deletion: bool = False) -> Iterator[None]:
+    """Raise WriteError when a store fails to write passages: it tells how many are `done`, and so in a new state."""
+    try:
+        yield
+    except ServerError:  # says by itself what is stored
+        raise
+    except (OSError, IndexFormatError) as error:
+        ids: list[str] = []
+        with suppress(OSError, IndexFormatError):
+            ids = done()
+        again = "delete those again" if deletion else "writing all of them again is harmless"
+        message = f"Of the {count:,} passages of this batch {len(ids):,} {state}, the others are as they were; {again}"
+        raise WriteError(f"{error}. {message}", () if deletion else tuple(ids)) from error
+
+
+def _gone(store: Store, passage_ids: Sequence[str]) -> list[str]:
+    return [i for i, record in zip(passage_ids, store.records(passage_ids), strict=True) if record is None]
+
+
+def _changed(store: Store, metadata: Mapping[str, Metadata]) -> list[str]:
+    records = store.records([*metadata])
+    return [i for i, record in zip(metadata, records, strict=True) if record and record.passage.metadata == metadata[i]]
+
+
 def _there(store: Store, passages: Sequence[Passage], representations: Representations) -> list[str]:
     """Return the ids of the passages that are stored just so."""
-    try:
-        digests = store.digests([p.passage_id for p in passages])
-    except (OSError, IndexFormatError):
-        return []
+    digests = store.digests([p.passage_id for p in passages])
     return [
         p.passage_id
         for i, (p, digest) in enumerate(zip(passages, digests, strict=True))

@@ -15,6 +15,8 @@ from diffretriever.index.storage.storage import Storage
 from diffretriever.representations import Provenance, Representations
 
 MANIFEST_FILE = "manifest.json"
+#: What the name of a file ends in until `replace_file` has written all of it.
+UNFINISHED = ".new"
 FORMAT = "diffretriever-index"
 FORMAT_VERSION = 2
 
@@ -150,17 +152,17 @@ def _checksum(about: Mapping[str, object]) -> str:
     return blake2b(json.dumps(about, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def replace_file(path: Path, text: str) -> None:
+def replace_file(path: Path, content: str | bytes) -> None:
     """Write a file so that after a crash it holds either its old content or all of the new one."""
-    os.replace(write_beside(path, text), path)
+    os.replace(write_beside(path, content), path)
     sync_folder(path.parent)
 
 
-def write_beside(path: Path, text: str) -> Path:
+def write_beside(path: Path, content: str | bytes) -> Path:
     """Write what a file is to hold into another one beside it, which is on disk when this returns."""
-    temporary = path.with_name(path.name + ".new")
-    with temporary.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
+    temporary = path.with_name(path.name + UNFINISHED)
+    with temporary.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
     return temporary

@@ -51,11 +51,15 @@ class ClusterCollection:
         shards: int | None = None,
         replicas: int | None = None,
         codec: Codec | None = None,
+        notes: Mapping[str, str] | None = None,
     ) -> ClusterCollection:
         """Make a new collection; see `make`."""
         server = ClusterServer(location.connect(), str(location))
         try:
-            return make(server, location, manifest, overwrite=overwrite, shards=shards, replicas=replicas, codec=codec)
+            return make(
+                server, location, manifest,
+                overwrite=overwrite, shards=shards, replicas=replicas, codec=codec, notes=notes,
+            )  # fmt: skip
         except BaseException:
             server.close()
             raise
@@ -119,6 +123,7 @@ def make(
     shards: int | None = None,
     replicas: int | None = None,
     codec: Codec | None = None,
+    notes: Mapping[str, str] | None = None,
 ) -> ClusterCollection:
     """Make a new collection on a server.
 
@@ -130,6 +135,7 @@ def make(
         shards: parts that the passages are spread over; the server's default if None.
         replicas: copies of each part. A write is acknowledged once most of them have it.
         codec: what holds the projection of the vectors, if there is one.
+        notes: texts that are kept with it from the beginning, by name.
 
     Raises:
         IndexFormatError: there is a collection already, and it holds something else or `overwrite` is false; or the
@@ -145,7 +151,7 @@ def make(
         _read_manifest(server, location)
         server.ask("remove the old collection", lambda client: client.delete_collection(name))
         remove_projection(server, name)
-    _create(server, location, manifest, shards, replicas, codec)
+    _create(server, location, manifest, shards, replicas, codec, notes or {})
     if not _about(server, location):
         version = server.ask("ask for its version", lambda client: client.info()).version
         server.ask("remove the new collection", lambda client: client.delete_collection(name))
@@ -196,6 +202,7 @@ def _create(
     shards: int | None,
     replicas: int | None,
     codec: Codec | None,
+    notes: Mapping[str, str],
 ) -> None:
     name = location.collection
     if codec is not None and codec.projection is not None:
@@ -212,7 +219,7 @@ def _create(
         replication_factor=replicas,
         write_consistency_factor=None if replicas is None else replicas // 2 + 1,
         on_disk_payload=True,
-        metadata={METADATA: about},
+        metadata={METADATA: about, **{_note(name): text for name, text in notes.items()}},
     )
     try:
         server.ask("create the collection", request)

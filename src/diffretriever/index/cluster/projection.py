@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import cast
+from uuid import uuid4
 
 import numpy as np
 from qdrant_client import QdrantClient, models
 
-from diffretriever.errors import IndexFormatError
-from diffretriever.index.cluster.server import ClusterServer
+from diffretriever.errors import IndexFormatError, ServerError
+from diffretriever.index.cluster.server import ClusterServer, status_of
 from diffretriever.representations import FloatArray
 
 _SUFFIX = ".projection"
-_METADATA = "diffretriever_projection"
+_METADATA, _CREATION = "diffretriever_projection", "creation"
 #: Numbers of one request.
 _NUMBERS = 200_000
 
@@ -26,6 +28,7 @@ def write_projection(server: ClusterServer, collection: str, projection: FloatAr
     """
     name = collection + _SUFFIX
     remove_projection(server, collection)
+    creation = uuid4().hex
     rows = np.ascontiguousarray(projection.T, dtype=np.float32)
     request = partial(
         QdrantClient.create_collection,
@@ -33,9 +36,14 @@ def write_projection(server: ClusterServer, collection: str, projection: FloatAr
         vectors_config=models.VectorParams(size=rows.shape[1], distance=models.Distance.DOT),
         shard_number=1,
         replication_factor=replicas,
-        metadata={_METADATA: collection},
+        metadata={_METADATA: collection, _CREATION: creation},
     )
-    server.ask("create the collection of the projection", request)
+    try:
+        server.ask("create the collection of the projection", request)
+    except ServerError as error:
+        # An answer that was lost makes the second attempt fail; then the collection is the one just asked for.
+        if status_of(error) not in (400, 409) or _metadata(server, name).get(_CREATION) != creation:
+            raise
     step = max(1, _NUMBERS // rows.shape[1])
     for start in range(0, len(rows), step):
         points = [models.PointStruct(id=start + i, vector=r.tolist()) for i, r in enumerate(rows[start : start + step])]
@@ -73,7 +81,11 @@ def remove_projection(server: ClusterServer, collection: str) -> None:
     name = collection + _SUFFIX
     if not server.ask("look for a projection", lambda client: client.collection_exists(name)):
         return
-    info = server.ask("look for a projection", lambda client: client.get_collection(name))
-    if _METADATA not in (info.config.metadata or {}):
+    if _METADATA not in _metadata(server, name):
         raise IndexFormatError(f"the collection {name!r} is in the way, and this package did not make it")
     server.ask("remove the projection", lambda client: client.delete_collection(name))
+
+
+def _metadata(server: ClusterServer, name: str) -> Mapping[str, object]:
+    info = server.ask("look for a projection", lambda client: client.get_collection(name))
+    return info.config.metadata or {}

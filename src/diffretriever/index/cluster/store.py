@@ -258,7 +258,10 @@ class ClusterStore:
         return found
 
     def _names_of(self, points: Sequence[models.ScoredPoint]) -> Mapping[str, str]:
-        """Return passage ids by point id. They are remembered, since a point never changes its passage id."""
+        """Return passage ids by point id. They are remembered, since a point never changes its passage id.
+
+        Points that another program has deleted since they were ranked are not among them.
+        """
         if len(self._names) > _KNOWN_NAMES:
             self._names.clear()
         unknown = list({str(point.id) for point in points} - self._names.keys())
@@ -296,7 +299,7 @@ class ClusterStore:
         rankings: list[list[Ranking]] = [[] for _ in modes]
         for number, (points, choice) in enumerate(zip(found, choices, strict=True)):
             mode = modes[number % len(modes)]
-            kept = [point for point in points if mode != "sparse" or point.score > 0]
+            kept = [p for p in points if str(p.id) in names and (mode != "sparse" or p.score > 0)]
             ids, scores = [names[str(point.id)] for point in kept], [point.score for point in kept]
             floor = 0.0 if mode == "sparse" else None
             rankings[number % len(modes)].append(Ranking.sort(ids, scores, k=k, exact=choice, floor=floor))

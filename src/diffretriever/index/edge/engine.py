@@ -7,8 +7,11 @@ cannot make sense of. Both come out of here as errors of this package.
 from __future__ import annotations
 
 import errno
+import os
 import shutil
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
@@ -19,6 +22,8 @@ from diffretriever.errors import DiffRetrieverError, IndexFormatError, IndexLock
 T = TypeVar("T")
 #: Bytes that must stay free beside those of a write.
 SPARE_BYTES = 2**26
+#: Folder of the engine's write log, which the engine locks.
+_WAL = "wal"
 
 
 class EdgeEngine:
@@ -32,6 +37,7 @@ class EdgeEngine:
             IndexFormatError: the engine cannot read the folder.
         """
         self._folder = folder
+        self._owner = os.getpid()
         folder.mkdir(parents=True, exist_ok=True)
         new = not any(folder.iterdir())
         try:
@@ -77,16 +83,38 @@ class EdgeEngine:
         try:
             self.ask("flush", lambda shard: shard.flush())
         finally:
+            if os.getpid() == self._owner:
+                _unlock(self._folder / _WAL)
             self.ask("close", lambda shard: shard.close())
+
+
+def _unlock(folder: Path) -> None:
+    """Give back the lock that the engine has on a folder.
+
+    It does so itself by closing the folder, which is not enough where a process forked from this one has it open, too.
+    """
+    if sys.platform == "win32":
+        return
+    import fcntl
+
+    # Only the engine knows the number of its open folder.
+    with suppress(OSError):
+        locked = folder.stat()
+        for number in map(int, os.listdir("/dev/fd")):
+            with suppress(OSError):
+                if os.path.samestat(os.fstat(number), locked):
+                    fcntl.flock(number, fcntl.LOCK_UN)
 
 
 def _raise(error: BaseException, what: str) -> NoReturn:
     if isinstance(error, DiffRetrieverError | OSError) or not _is_engine_error(error):
         raise error
-    text = " ".join(str(error).split())[:300]
+    text = " ".join(str(error).split())
     if "WouldBlock" in text:
         raise IndexLockedError(f"{what}: it is open in another process; close it there") from error
-    if "os error 28" in text or "No space left" in text:
+    # Looked for in all of a message, whose paths are long, and shown shortened.
+    full, text = "os error 28" in text or "No space left" in text, text[:300]
+    if full:
         raise OSError(errno.ENOSPC, f"{what}: no space left on the disk ({text}); free some and write again") from error
     raise IndexFormatError(
         f"{what} ({text or type(error).__name__}); restore the index from a copy, rebuild it, or try "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from diffretriever.index.folder.copying import copy_file
 from diffretriever.index.folder.seal import SEAL_FILE, Seal, break_seal, small_files
 from diffretriever.index.integrity.checking import checksum_of
 from diffretriever.index.integrity.digests import Checksum
-from diffretriever.index.manifest import MANIFEST_FILE, Manifest, replace_file, sync_folder
+from diffretriever.index.manifest import MANIFEST_FILE, UNFINISHED, Manifest, replace_file, sync_folder
 from diffretriever.index.storage.codec import PROJECTION_FILE, Codec
 from diffretriever.index.store import Store
 from diffretriever.index.term_counts import TERM_COUNTS_NOTE
@@ -43,8 +44,15 @@ class IndexFolder:
     store: Store
 
     @staticmethod
-    def create(path: Path, manifest: Manifest, *, overwrite: bool, codec: Codec | None = None) -> IndexFolder:
-        """Make a new index folder.
+    def create(
+        path: Path,
+        manifest: Manifest,
+        *,
+        overwrite: bool,
+        codec: Codec | None = None,
+        notes: Mapping[str, str] | None = None,
+    ) -> IndexFolder:
+        """Make a new index folder, with notes that belong to it from the beginning, by name.
 
         Raises:
             IndexFormatError: the folder holds something else, or an index and `overwrite` is false.
@@ -59,11 +67,14 @@ class IndexFolder:
             break_seal(path)
             for name in EXTRA_FILES:
                 (path / name).unlink(missing_ok=True)
+                (path / (name + UNFINISHED)).unlink(missing_ok=True)
             if (path / _STORE).exists():
                 shutil.rmtree(path / _STORE)
             store = open_store(manifest, path / _STORE)
             if codec is not None:
                 codec.save(path)
+            for name, text in (notes or {}).items():
+                replace_file(path / name, text)
             manifest.write(path)
         except BaseException:
             lock.release()
@@ -108,9 +119,12 @@ class IndexFolder:
         return folder
 
     def read_note(self, name: str) -> str | None:
-        """Return a text kept in the folder; None if there is none of that name."""
+        """Return a text kept in the folder; None if there is none of that name.
+
+        Bytes that are no UTF-8 come out as U+FFFD: whoever reads the text knows what to make of a damaged one.
+        """
         file = self.path / name
-        return file.read_text(encoding="utf-8") if file.is_file() else None
+        return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else None
 
     def write_note(self, name: str, text: str) -> None:
         """Keep a text in the folder."""
@@ -138,7 +152,7 @@ class IndexFolder:
         try:
             self.store.snapshot(partial / _STORE)
             for file in self.path.iterdir():
-                if file.is_file() and file.name not in (LOCK_FILE, SEAL_FILE) and file.suffix != ".new":
+                if file.is_file() and file.name not in (LOCK_FILE, SEAL_FILE) and file.suffix != UNFINISHED:
                     copy_file(file, partial / file.name)
             _seal(partial, self.manifest, checksum_of(self.store))
             partial.chmod(0o777 & ~_umask())
@@ -213,11 +227,17 @@ def _check_vacant(path: Path, overwrite: bool) -> None:
             raise IndexFormatError(f"{path} already holds an index; open it, or pass overwrite=True to replace it")
         Manifest.read(path)
         return
-    own = {LOCK_FILE, _STORE, SEAL_FILE, f"{MANIFEST_FILE}.new", *EXTRA_FILES}
-    if strangers := sorted(p.name for p in path.iterdir() if p.name not in own):
+    if found := strangers(path):
         raise IndexFormatError(
-            f"{path} is not empty and holds no index (it holds {', '.join(strangers[:3])}); choose another folder"
+            f"{path} is not empty and holds no index (it holds {', '.join(found[:3])}); choose another folder"
         )
+
+
+def strangers(folder: Path) -> list[str]:
+    """Return the names of what is in a folder without a manifest and was not left there by an interrupted creation."""
+    files = {MANIFEST_FILE, SEAL_FILE, *EXTRA_FILES}
+    own = {LOCK_FILE, _STORE, *files, *(name + UNFINISHED for name in files)}
+    return sorted(path.name for path in folder.iterdir() if path.name not in own)
 
 
 def _seal(path: Path, manifest: Manifest, checksum: Checksum) -> None:

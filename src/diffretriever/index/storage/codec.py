@@ -14,7 +14,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from diffretriever.errors import IndexFormatError
-from diffretriever.index.manifest import Manifest, sync_folder
+from diffretriever.index.manifest import Manifest, replace_file
 from diffretriever.index.storage.coarse import Form, pack, unpack
 from diffretriever.index.storage.compression import drop_redundant, fit_projection
 from diffretriever.index.storage.storage import Storage
@@ -50,12 +50,11 @@ class Codec:
         return blake2b(self.projection.astype("<f4").tobytes(), digest_size=16).hexdigest()
 
     def save(self, folder: Path) -> None:
-        """Write the projection, if there is one, into an index folder."""
+        """Write the projection, if there is one, into an index folder; it is on disk when this returns."""
         if self.projection is not None:
-            from safetensors.numpy import save_file
+            from safetensors.numpy import save
 
-            save_file({"projection": self.projection}, folder / PROJECTION_FILE)
-            sync_folder(folder)
+            replace_file(folder / PROJECTION_FILE, save({"projection": self.projection}))
 
     @staticmethod
     def load(folder: Path, manifest: Manifest) -> Codec:
