@@ -48,7 +48,7 @@ def test_two_hundred_kills(backend):
 
 EXACT = "from diffretriever.index.exact.store import ExactStore\nfrom tests.faults import writer\n"
 FORGETS_DELETIONS = EXACT + "ExactStore.delete = ExactStore._apply_delete\nwriter._KINDS = {'add': 1, 'delete': 1}"
-FORGETS_EVERYTHING = EXACT + "ExactStore._append = lambda self, entry: None"
+FORGETS_EVERYTHING = EXACT + "ExactStore._commit = lambda self, entry, apply: apply()"
 
 
 @pytest.mark.parametrize(
