@@ -98,6 +98,7 @@ def test_a_full_disk_is_said_and_loses_nothing(mount, backend, size):
 
 NO_ROOM_FOR_A_LINE = """
 import resource
+from diffretriever.errors import WriteError
 folder = Path(sys.argv[1])
 index = Index.create(folder, make_encoder(), backend="exact")
 index.add([Passage(f"p{i}", f"w{i}") for i in range(20)], words=1)

@@ -12,7 +12,6 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
@@ -65,17 +64,18 @@ class Server:
     def url(self, collection: str, scheme: str = "qdrant") -> str:
         return f"{scheme}://127.0.0.1:{self.port}/{collection}"
 
-    @contextmanager
-    def _counted(self):
+    def _begin(self, http: BaseHTTPRequestHandler) -> None:
         with self._lock:
             self._active += 1
             self.most = max(self.most, self._active)
-        try:
-            time.sleep(self.delay)
-            yield
-        finally:
-            with self._lock:
-                self._active -= 1
+            http.active = True
+        time.sleep(self.delay)
+
+    def _end(self, http: BaseHTTPRequestHandler) -> None:
+        """A request is over once its answer is known: the client may ask for more before the thread goes on."""
+        with self._lock:
+            self._active -= http.active
+            http.active = False
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         server = self
@@ -94,8 +94,15 @@ class Server:
 
             def answer_any(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                with server._counted():
+                server._begin(self)
+                try:
                     server._answer(self, body)
+                finally:
+                    server._end(self)
+
+            def end_headers(self) -> None:
+                server._end(self)
+                super().end_headers()
 
             do_GET = do_PUT = do_POST = do_PATCH = do_DELETE = answer_any  # noqa: N815
 

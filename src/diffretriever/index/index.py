@@ -175,9 +175,10 @@ class Index(IndexReader):
             while batch := list(islice(checked, batch_size)):
                 self._write(store, batch, encoder.encode_passages(batch, words=words))
                 # Not only at the end: what many batches leave behind may be more files than a process can open.
-                self._written(store)
+                _maintain(store)
                 count += len(batch)
                 advance(len(batch))
+        self._written(store)
         return count
 
     def add_representations(self, passages: Sequence[Passage], representations: Representations) -> int:
@@ -284,9 +285,7 @@ class Index(IndexReader):
             store.flush()
 
     def _written(self, store: Store) -> None:
-        # What was written is there; reorganising it is put off where there is no room for that.
-        with suppress(OSError):
-            store.maintain()
+        _maintain(store)
         if self._durable:
             store.flush()
 
@@ -294,6 +293,12 @@ class Index(IndexReader):
         if isinstance(self._home, IndexFolder):
             self._home.unseal()
         return store
+
+
+def _maintain(store: Store) -> None:
+    # What was written is there; reorganising it is put off where there is no room for that.
+    with suppress(OSError):
+        store.maintain()
 
 
 @contextmanager
