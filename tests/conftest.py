@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -34,6 +35,14 @@ def _fp32() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("diffretriever.backbones.loading.default_dtype", lambda device: torch.float32)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _heed_ctrl_c() -> Iterator[None]:
+    """Hear SIGINT, which tests send to themselves: a shell starts background jobs with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")
