@@ -115,7 +115,8 @@ def _unlimited(pattern: P) -> P:
     """Return a pattern of NLTK's without the time limit that newer releases put on every match.
 
     The limit counts the processor time of all threads, and in the search for ends of sentences that of the whole text:
-    a long text would end in a TimeoutError beside a forward pass on many cores. These patterns take linear time.
+    a long text would end in a TimeoutError beside a forward pass on many cores. It is for patterns of strangers, and
+    these are NLTK's own.
     """
     try:
         from nltk import redos

@@ -22,7 +22,6 @@ from diffretriever.evaluation.encodings import Encodings
 from diffretriever.evaluation.exhaustive import EncodedSearcher
 from diffretriever.evaluation.experiment import Experiment
 from diffretriever.evaluation.facts import CorpusFacts
-from diffretriever.evaluation.habits import default_measures, drops_own_ids
 from diffretriever.evaluation.plan import Plan, Rerank
 from diffretriever.evaluation.results import Results
 from diffretriever.folder_lock import FolderLock
@@ -350,26 +349,6 @@ def test_systems_offer_what_they_have(encoder, checkpoints, collection, tmp_path
     assert not list(tmp_path.glob("encodings/*"))
 
 
-@pytest.mark.parametrize(
-    ("name", "dropped", "measures"),
-    [
-        ("arguana", True, ("nDCG@10", "R@100", "R@1000")),
-        ("beir-quora-test", True, ("nDCG@10", "R@100", "R@1000")),
-        ("msmarco_dl19_pool", False, ("nDCG@10", "R(rel=2)@100", "R(rel=2)@1000")),
-        ("msmarco-passage-trec-dl-2020-judged", False, ("nDCG@10", "R(rel=2)@100", "R(rel=2)@1000")),
-        ("msmarco-passage-v2-trec-dl-2021-judged", False, ("nDCG@10", "R(rel=2)@100", "R(rel=2)@1000")),
-        ("dl23", False, ("nDCG@10", "R(rel=2)@100", "R(rel=2)@1000")),
-        ("msmarco-passage-trec-dl-hard", False, ("nDCG@10", "R(rel=2)@100", "R(rel=2)@1000")),
-        ("msmarco-document-trec-dl-2019-judged", False, ("nDCG@10", "R@100", "R@1000")),
-        ("scifact", False, ("nDCG@10", "R@100", "R@1000")),
-    ],
-)
-def test_habits_of_the_field(name, dropped, measures):
-    assert drops_own_ids(name) is dropped
-    assert default_measures(name, 1000) == measures
-    assert default_measures(name, 100) == measures[:2]
-
-
 def test_the_layout_documented_is_the_one_written(encoder, collection, tmp_path):
     experiment(encoder, collection, tmp_path, Plan(modes=("hybrid",))).run(tmp_path / "r")
     written = json.loads((tmp_path / "r" / "results.json").read_text())
@@ -403,6 +382,6 @@ def test_an_id_that_no_run_can_hold_is_refused_before_anything_is_encoded(encode
         bad = replace(collection, passages=[Passage("passage one", "The axis."), *collection.passages])
     counting = Counting(encoder)
     with pytest.raises(InputError, match="white space separates columns"):
-        experiment(encoder, bad, tmp_path).run(tmp_path / "r")
+        experiment(counting, bad, tmp_path).run(tmp_path / "r")
     assert not counting.encoded
     assert not (tmp_path / "r").exists()
