@@ -60,8 +60,8 @@ class _Round:
     failure: str | None
 
 
-def run(kills: int, backend: str, seed: int, root: Path, *, searches: int = 3) -> Summary:
-    """Kill `kills` times; returns what was found."""
+def run(kills: int, backend: str, seed: int, root: Path, *, least: int = 0, searches: int = 3) -> Summary:
+    """Kill `kills` times, each writer after `least` operations or more; returns what was found."""
     rng, model, summary = random.Random(seed), Model(), Summary(backend, seed)
     folder = root / "index"
     _forked(lambda: Index.create(folder, make_encoder(), backend=backend).close(), root / "created")  # type: ignore[arg-type]
@@ -69,7 +69,7 @@ def run(kills: int, backend: str, seed: int, root: Path, *, searches: int = 3) -
     for number in range(kills):
         journal = root / "journal"
         journal.unlink(missing_ok=True)
-        _kill_a_writer(folder, journal, rng, number)
+        _kill_a_writer(folder, journal, rng, number, least)
         summary.kills += 1
         written = _read(journal)
         if written.failure:
@@ -93,9 +93,11 @@ def run(kills: int, backend: str, seed: int, root: Path, *, searches: int = 3) -
     return summary
 
 
-def _kill_a_writer(folder: Path, journal: Path, rng: random.Random, number: int) -> None:
+def _kill_a_writer(folder: Path, journal: Path, rng: random.Random, number: int, least: int) -> None:
     receiver, sender = os.pipe()
     seed, lines = rng.random(), rng.choice([1, rng.randint(1, 12), rng.randint(1, 40)])
+    # The journal opens with one line, and an operation has two.
+    lines += 2 * least
     pid = os.fork()
     if pid == 0:
         os.close(receiver)
@@ -197,6 +199,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--backend", choices=["edge", "exact"], default="edge")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--least", type=int, default=0, help="operations that return before each kill, at least")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     options = parser.parse_args()
     import torch
@@ -204,7 +207,7 @@ def main() -> int:
     torch.set_num_threads(1)  # threads would not survive a fork
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as root:
-        summary = run(options.kills, options.backend, options.seed, Path(root))
+        summary = run(options.kills, options.backend, options.seed, Path(root), least=options.least)
     if options.json:
         print(json.dumps(vars(summary)))
         return int(bool(summary.violations))
