@@ -5,9 +5,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from diffretriever.checkpoint import RetrieverSettings, checkpoint_folders, locate
 from diffretriever.errors import CheckpointError
+from diffretriever.pretrained import SLOTS_FILE, TERMS_FILE
+from diffretriever.representations import Provenance
 from diffretriever.retriever import DiffRetriever
 from tests.conftest import CHECKPOINTS
 
@@ -79,3 +83,31 @@ def test_a_hub_id_offline_says_what_to_do(name: str, monkeypatch: pytest.MonkeyP
     with pytest.raises(CheckpointError, match="go online, or copy its files to a folder") as caught:
         locate(name)
     assert "\n" not in str(caught.value)
+
+
+def test_the_fingerprint_follows_what_is_learned_beside_the_weights(tmp_path: Path) -> None:
+    """Indexes of two checkpoints that differ in slot embeddings, term bias or mean length alone must not mix."""
+    folder = tmp_path / "model"
+    shutil.copytree(CHECKPOINTS / "tiny-dream", folder)
+
+    def provenance(dtype: str = "float32") -> Provenance:
+        return DiffRetriever.from_pretrained(folder, query_slots=2, passage_slots=2, dtype=dtype).provenance
+
+    plain = provenance()
+    model = DiffRetriever.from_pretrained(folder)
+    assert plain.fingerprint == model.backbone.fingerprint, "a model without any is its weights"
+    generator = torch.Generator().manual_seed(0)
+    slots = torch.randn(2, 2, model.backbone.hidden_size, generator=generator)
+    bias = torch.randn(len(model.backbone.tokenizer), generator=generator)
+    seen = [plain]
+    for changed in (slots, slots * 0.999):
+        save_file({"slot_embeddings": changed}, str(folder / SLOTS_FILE))
+        seen.append(provenance())
+    save_file({"term_bias": bias}, str(folder / TERMS_FILE))
+    seen.append(provenance())
+    for mean_words in (40.0, 41.0):
+        RetrieverSettings(mean_words=mean_words).save(folder)
+        seen.append(provenance())
+    assert len({p.fingerprint for p in seen}) == len(seen)
+    assert "fingerprint" in seen[-1].differences(seen[-2])[0]
+    assert provenance("bfloat16").fingerprint == provenance().fingerprint == seen[-1].fingerprint

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -88,9 +89,27 @@ def open_checkpoint(
     if settings.expected_ids is not None and given.get("prompt") is None:
         settings = replace(settings, prompt=_prompt_of_ids(backbone, settings, folder))
     settings = replace(settings, **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
-    if (bias := load_tensor(folder / TERMS_FILE, "term_bias")) is not None:
+    slots, bias = load_tensor(folder / SLOTS_FILE, "slot_embeddings"), load_tensor(folder / TERMS_FILE, "term_bias")
+    backbone.fingerprint = _fingerprint(backbone.fingerprint, slots, bias, settings.mean_words)
+    if bias is not None:
         backbone.term_bias = torch.nn.Parameter(bias.to(backbone.device, backbone.dtype), requires_grad=False)
-    return Checkpoint(backbone, settings, load_tensor(folder / SLOTS_FILE, "slot_embeddings"))
+    return Checkpoint(backbone, settings, slots)
+
+
+def _fingerprint(
+    of_weights: str, slots: torch.Tensor | None, bias: torch.Tensor | None, mean_words: float | None
+) -> str:
+    """Return a backbone's fingerprint with what was learned beside its weights; without any, as it is.
+
+    The tensors are as the checkpoint holds them, so that the dtype a model is opened in plays no part.
+    """
+    if slots is None and bias is None and mean_words is None:
+        return of_weights
+    digest = hashlib.sha256(f"{of_weights} {mean_words}".encode())
+    for name, tensor in (("slots", slots), ("terms", bias)):
+        if tensor is not None:
+            digest.update(f" {name} {list(tensor.shape)} ".encode() + tensor.numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _settings_for(system: object, recorded: RetrieverSettings) -> RetrieverSettings:

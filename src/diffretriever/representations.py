@@ -32,7 +32,8 @@ class Provenance:
 
     Attributes:
         model: name or path the model was loaded from.
-        fingerprint: digest of the weights and of the tokeniser.
+        fingerprint: digest of the weights, of what was learned beside them (slot embeddings, term bias, mean passage
+            length) and of the tokeniser.
         prompt: name of the prompt template.
         prompt_hash: digest of the filled templates of both sides.
         protocol: name of the conventions ("default" or "paper").

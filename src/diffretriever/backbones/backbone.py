@@ -45,7 +45,7 @@ class Backbone(nn.Module):
         spec: its registry row.
         tokenizer: its tokeniser.
         special: ids of its mask, end-of-sequence and padding tokens.
-        fingerprint: digest of weights and tokeniser.
+        fingerprint: digest of weights and tokeniser; of an opened checkpoint, with what it learned beside its weights.
         weights_dtype: what the layers' weights are rounded to, where that is not `dtype`; "" where it is.
         graphs: runs single sequences in inference mode, on devices where that is faster; None for none.
         term_bias: [V] learned part of the logits that term weights come from; the words that slots predict do without.
