@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from diffretriever.corpus import Passage
-from diffretriever.errors import IndexFormatError, InputError
+from diffretriever.errors import IndexFormatError, InputError, WriteError
 from diffretriever.idf import document_frequencies, idf_factors, weigh
-from diffretriever.index import Index
+from diffretriever.index import Index, transfer
+from diffretriever.index.exact.store import ExactStore
 from diffretriever.index.sampling import sample_passages
 from diffretriever.index.term_counts import TERM_COUNTS_NOTE, TermCounts
 from diffretriever.index.transfer import copy_index
@@ -112,6 +113,29 @@ def test_a_copy_and_a_snapshot_search_alike(tmp_path, encoder, loopback):
     for place in [*targets, tmp_path / "snapshot"]:
         with Index.open(place, encoder) as index:
             assert found(index, QUERIES[1]).tolist() == before.tolist()
+
+
+def test_a_copy_that_was_cut_short_ranks_by_the_collection_too(tmp_path, encoder, monkeypatch):
+    with Index.create(tmp_path / "i", encoder) as index:
+        index.add(PASSAGES)
+    upsert, calls = ExactStore.upsert, []
+
+    def fails_the_third_time(store, passages, representations):
+        calls.append(len(passages))
+        if len(calls) == 3:
+            raise WriteError("the disk is full")
+        upsert(store, passages, representations)
+
+    monkeypatch.setattr(transfer, "_PASSAGES", 40)
+    monkeypatch.setattr(ExactStore, "upsert", fails_the_third_time)
+    with pytest.raises(WriteError, match="the disk is full"):
+        copy_index(tmp_path / "i", tmp_path / "copy", backend="exact")
+    monkeypatch.undo()
+    with Index.open(tmp_path / "copy", encoder) as index:
+        assert len(index) == 80
+        held = [p.text for p in PASSAGES if p.passage_id in set(index)]
+        scores = {hit.text: hit.score for hit in index.search(QUERIES[0], 80, "sparse")}
+    assert [scores.get(text, 0.0) for text in held] == pytest.approx(expected(encoder, held, QUERIES[0]), rel=1e-5)
 
 
 def test_a_damaged_note_is_an_error_and_another_index_loses_it(tmp_path, encoder):

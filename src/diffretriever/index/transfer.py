@@ -119,26 +119,44 @@ def copy_index(
     """
     if str(source) == str(target):
         raise InputError(f"{source} is source and target at once; choose another target")
-    with Index.open(source) as old:
-        if home_exists(target):
-            new = Index.open(target)
-        else:
-            coarse = old.manifest.storage.is_coarse and not is_cluster(target)
-            kind = backend_of(target, backend or ("exact" if coarse else None))
-            # Codes are the embedded engine's own; what they choose candidates of is stored beside them.
-            storage = old.manifest.storage if kind == "edge" else old.manifest.storage.without_codes()
-            storage.check(old.manifest.dim, kind)
-            manifest = replace(old.manifest, backend=kind, storage=storage)
-            codec = Codec(storage, old._codec.projection)
-            home = create_home(target, manifest, overwrite=False, shards=shards, replicas=replicas, codec=codec)
-            new = Index(manifest, home.store, home, None, codec=codec)
-        with new:
-            done = transfer(old, new, delete=delete, progress=progress)
-            if (prompt := read_note(old, PROMPT_NOTE)) is not None:
-                write_note(new, PROMPT_NOTE, prompt)
-            if (terms := old.current_terms()) is not None:
-                write_note(new, TERM_COUNTS_NOTE, terms.to_json())
+    with (
+        Index.open(source) as old,
+        Index.open(target) if home_exists(target) else _empty_copy(old, target, backend, shards, replicas) as new,
+    ):
+        done = transfer(old, new, delete=delete, progress=progress)
+        for name, text in _notes(old).items():
+            write_note(new, name, text)
     return done
+
+
+def _notes(index: IndexReader) -> dict[str, str]:
+    """Return the notes that belong to what an index holds, wherever it is."""
+    prompt, terms = read_note(index, PROMPT_NOTE), index.current_terms()
+    notes = {PROMPT_NOTE: prompt, TERM_COUNTS_NOTE: None if terms is None else terms.to_json()}
+    return {name: text for name, text in notes.items() if text is not None}
+
+
+def _empty_copy(
+    source: IndexReader,
+    target: str | Path,
+    backend: Backend | None,
+    shards: int | None,
+    replicas: int | None,
+) -> Index:
+    """Return a new index that stores what the source does, and has its notes.
+
+    It has them from the beginning, since a copy that was interrupted would rank otherwise without them.
+    """
+    made = source.manifest
+    kind = backend_of(target, backend or ("exact" if made.storage.is_coarse and not is_cluster(target) else None))
+    # Codes are the embedded engine's own; what they choose candidates of is stored beside them.
+    storage = made.storage if kind == "edge" else made.storage.without_codes()
+    storage.check(made.dim, kind)
+    manifest = replace(made, backend=kind, storage=storage)
+    codec = Codec(storage, source._codec.projection)
+    options = {"shards": shards, "replicas": replicas}
+    home = create_home(target, manifest, overwrite=False, codec=codec, notes=_notes(source), **options)
+    return Index(manifest, home.store, home, None, codec=codec)
 
 
 def check_alike(source: Manifest, target: Manifest) -> None:
