@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -114,12 +115,15 @@ with Index.create(folder, make_encoder(), backend="exact") as index:
     for i in range(6):
         index.add([Passage(f"p{i}", f"w{i}")], words=1)
 soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 30, hard))
-for salvage in (False, True):
-    try:
-        Index.open(folder, salvage=salvage)
-    except Exception as error:
-        print(type(error) is OSError and error.errno)
+taken, errors = len(os.listdir("/proc/self/fd")), set()
+for spare in range(30):  # none for the manifest, none for the seal, none for a segment
+    resource.setrlimit(resource.RLIMIT_NOFILE, (taken + spare, hard))
+    for salvage in (False, True):
+        try:
+            Index.open(folder, salvage=salvage)
+        except Exception as error:
+            errors.add(error.errno if type(error) is OSError else repr(error))
+print(errors)
 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 with Index.open(folder) as index:
     print(len(index), index.check().problems)
@@ -128,7 +132,26 @@ with Index.open(folder) as index:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits are set as on Linux")
 def test_too_few_descriptors_are_no_damage(tmp_path):
-    assert run(TOO_FEW_DESCRIPTORS, tmp_path / "index") == [*[str(errno.EMFILE)] * 2, "6 ()"]
+    assert run(TOO_FEW_DESCRIPTORS, tmp_path / "index") == [str({errno.EMFILE}), "6 ()"]
+
+
+@pytest.mark.parametrize("file", ["manifest.json", "seal.json"])
+def test_a_file_that_may_not_be_read_is_no_damage(tmp_path, file, monkeypatch):
+    with Index.create(tmp_path / "index", HashEncoder(), backend="exact") as index:
+        index.add([Passage("p", "moon")])
+    read = Path.read_text
+
+    def forbidden(path, *arguments, **options):  # the rights of a file do not keep the administrator out
+        if path.name == file:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return read(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "read_text", forbidden)
+    with pytest.raises(PermissionError, match=file):
+        Index.open(tmp_path / "index")
+    monkeypatch.undo()
+    with Index.open(tmp_path / "index") as index:
+        assert index.check().problems == ()
 
 
 def test_a_passage_of_ten_megabytes(tmp_path, backend):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Mapping
@@ -19,6 +20,8 @@ MANIFEST_FILE = "manifest.json"
 UNFINISHED = ".new"
 FORMAT = "diffretriever-index"
 FORMAT_VERSION = 2
+#: What the system says of a file that may well be whole: no room to open it, or not for this user.
+NOT_DAMAGE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM)
 
 Backend = Literal["edge", "exact", "cluster"]
 
@@ -89,6 +92,7 @@ class Manifest:
 
         Raises:
             IndexFormatError: the folder holds no index, a newer one, or a damaged manifest.
+            OSError: the system does not let it be read now.
         """
         path = folder / MANIFEST_FILE
         if not path.is_file():
@@ -97,6 +101,8 @@ class Manifest:
         try:
             about = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
+            if isinstance(error, OSError) and error.errno in NOT_DAMAGE:
+                raise
             raise IndexFormatError(f"{path} cannot be read ({error}); restore it from a copy or rebuild") from error
         manifest = Manifest.from_mapping(about, path)
         if about.pop("checksum", None) != _checksum(about):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,7 +19,7 @@ from diffretriever.corpus import Passage
 from diffretriever.errors import IndexFormatError
 from diffretriever.index.exact.vectors import Vectors, check_form
 from diffretriever.index.integrity.digests import SIZE, content_digest, metadata_digest, whole_digest
-from diffretriever.index.manifest import Manifest, sync_folder
+from diffretriever.index.manifest import NOT_DAMAGE, Manifest, sync_folder
 from diffretriever.index.points.slot_words import word_rows, words_from_json, words_to_json
 from diffretriever.index.store import Metadata, Record, StoredPassage
 from diffretriever.representations import IntArray, Provenance, Representations
@@ -29,8 +28,6 @@ Array = npt.NDArray[np.generic]
 #: Names of the arrays that every segment has; each is a .npy file on disk.
 ARRAYS = ("dense", "offsets", "pooled", "indptr", "indices", "weights", "lines", "digests")
 _COPY_ROWS = 4096
-#: What the system says of files that are whole, when it has no room to open one more.
-_NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 @dataclass(frozen=True)
@@ -202,7 +199,7 @@ def open_segment(folder: Path, manifest: Manifest) -> Segment:
 
     Raises:
         IndexFormatError: a file is missing or damaged.
-        OSError: the process has too many files open, or too little memory.
+        OSError: the system does not let a file be read now (too many open, no memory, no permission).
     """
     try:
         keys = json.loads((folder / "keys.json").read_text(encoding="utf-8"))
@@ -221,7 +218,7 @@ def open_segment(folder: Path, manifest: Manifest) -> Segment:
             (arrays["weights"], arrays["indices"], arrays["indptr"]), shape=(count, manifest.vocabulary_size)
         )
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        if isinstance(error, OSError) and error.errno in NOT_DAMAGE:
             raise  # called damage, it would have a repair give up a segment that is whole
         # Of any kind: numpy parses the head of a file as Python, and fails in as many ways.
         raise IndexFormatError(f"{folder} is damaged ({error}); restore the index from a copy or rebuild it") from error

@@ -18,7 +18,7 @@ from typing import Any
 
 from diffretriever.errors import IndexFormatError
 from diffretriever.index.integrity.digests import Checksum
-from diffretriever.index.manifest import replace_file, sync_folder
+from diffretriever.index.manifest import NOT_DAMAGE, replace_file, sync_folder
 
 SEAL_FILE = "seal.json"
 #: Files up to this size have sums.
@@ -43,6 +43,7 @@ class Seal:
 
         Raises:
             IndexFormatError: it cannot be read.
+            OSError: the system does not let it be read now.
         """
         path = folder / SEAL_FILE
         try:
@@ -52,6 +53,8 @@ class Seal:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            if isinstance(error, OSError) and error.errno in NOT_DAMAGE:
+                raise
             raise IndexFormatError(
                 f"{path} cannot be read ({error}); restore the index from a copy, or look for damage with "
                 "`diffretriever check DIR --repair`"
