@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from diffretriever.backbones.backbone import Backbone
+from diffretriever.backbones.cache import cache_keyword
 
 
 class Answers(NamedTuple):
@@ -98,7 +99,11 @@ def _last(
     """Return the hidden states [B, T, D] of T further tokens, whose keys and values join the cache."""
     base = backbone.model.base_model
     output = base(  # type: ignore[operator]
-        input_ids=ids, attention_mask=mask.long(), position_ids=positions, past_key_values=cache, use_cache=True
+        input_ids=ids,
+        attention_mask=mask.long(),
+        position_ids=positions,
+        use_cache=True,
+        **{cache_keyword(base): cache},
     )
     hidden: torch.Tensor = output.last_hidden_state
     return hidden.to(ids.device)

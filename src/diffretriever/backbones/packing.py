@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from diffretriever.backbones.cache import cache_keyword
 from diffretriever.backbones.segments import Segments, attend, has_kernel
 from diffretriever.backbones.specs import BackboneSpec
 
@@ -176,7 +177,7 @@ def _prune_decoder(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
     cos, sin = kwargs["position_embeddings"]
     keys = apply_rotary_pos_emb(keys[:, :0], keys, cos, sin)[1]
     rotations = tuple(t.index_select(1, packed.wanted) for t in (cos, sin))
-    changed = {"position_embeddings": rotations, "past_key_values": _AllKeys(keys, values)}
+    changed = {"position_embeddings": rotations, cache_keyword(layer): _AllKeys(keys, values)}
     return (hidden.index_select(1, packed.wanted), *args[1:]), {**kwargs, **changed}
 
 
@@ -189,4 +190,4 @@ def _prune_encoder(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
     attention: Any = layer.get_submodule("attention.self")
     shape = (*hidden.shape[:-1], -1, attention.attention_head_size)
     keys, values = (linear(hidden).view(shape).transpose(1, 2) for linear in (attention.key, attention.value))
-    return (hidden.index_select(1, packed.wanted), *args[1:]), {**kwargs, "past_key_values": _AllKeys(keys, values)}
+    return (hidden.index_select(1, packed.wanted), *args[1:]), {**kwargs, cache_keyword(layer): _AllKeys(keys, values)}
