@@ -3,9 +3,9 @@
     python benchmarks/gpu.py --out DIR                      # about five minutes on an H200
     python benchmarks/gpu.py --out DIR --tiny --device cpu  # the same steps on toy shapes, to try the script
 
-Writes DIR/gpu.json and prints Markdown. Measured are: the matrix product rate of the device (the yardstick); passages
-of 100 text tokens at K = 16 as a share of it; single queries at K = 1 and 16; greedy decoding as PromptReps does it, N
-= 1, 4 and 20, at batch 1 and 32, on the causal model of the same shape.
+Writes DIR/gpu.json after every measurement and prints Markdown. Measured are: the matrix product rate of the device (the
+yardstick); the forward passes over passages of 100 text tokens at K = 16, as a share of it; single queries at K = 1 and
+16; greedy decoding as PromptReps does it, N = 1, 4 and 20, at batch 1 and 32, on the causal model of the same shape.
 """
 
 from __future__ import annotations
@@ -133,18 +133,32 @@ def slots_of_many(backbone: Backbone, plan: Plan, slots: int, rows: int) -> dict
     return {"median ms": 1000 * statistics.median(took)}
 
 
-def measure(plan: Plan, device: torch.device, dtype: torch.dtype) -> dict[str, dict[str, float]]:
-    """Return every measurement by name."""
-    rate = matrix_rate(device, dtype, plan.matrix)
-    found: dict[str, dict[str, float]] = {"matrix products": {"TFLOP/s": rate / 1e12}}
+def require_fast_paths(backbone: Backbone) -> None:
+    """Raise where a GPU would measure something else than what the table says: padding, or no graphs."""
+    if backbone.device.type == "cuda" and not (backbone.packs and backbone.graphs is not None):
+        raise SystemExit(
+            f"sequences are {'packed' if backbone.packs else 'padded'}, graphs are "
+            f"{'off' if backbone.graphs is None else 'on'} here: torch {torch.__version__} lacks the kernel, install "
+            "2.11 or later, or flash-attn"
+        )
+
+
+def measure(
+    plan: Plan, device: torch.device, dtype: torch.dtype, write: Callable[[dict[str, dict[str, float]]], None]
+) -> dict[str, dict[str, float]]:
+    """Return every measurement by name; all of them are written after each."""
+    found: dict[str, dict[str, float]] = {}
 
     def note(name: str, values: dict[str, float]) -> None:
         found[name] = values
         print(f"{name}: " + ", ".join(f"{key} {value:.4g}" for key, value in values.items()), flush=True)
+        write(found)
 
-    note("matrix products", found["matrix products"])
+    rate = matrix_rate(device, dtype, plan.matrix)
+    note("matrix products", {"TFLOP/s": rate / 1e12})
     for shape in plan.diffusion:
         backbone = random_backbone(shape, device=device, dtype=dtype)
+        require_fast_paths(backbone)
         note(f"{shape}, passages, K = 16", passages(backbone, plan, rate))
         for slots in (1, 16):
             note(f"{shape}, one query, K = {slots}", single_query(backbone, plan, slots, graphs=True))
@@ -201,17 +215,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit("no CUDA device here; `--tiny --device cpu` tries the script without one")
     plan = TINY if options.tiny else FULL
     started = time.perf_counter()
-    found = measure(plan, device, torch.bfloat16)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    about = f"{name}; {machine('torch', 'transformers')}; {time.perf_counter() - started:.0f} s; random weights, bf16"
+    shapes = {s: dict(SHAPES[s]) for s in (*plan.diffusion, plan.causal)}
     options.out.mkdir(parents=True, exist_ok=True)
-    result = {
-        "about": about,
-        "plan": asdict(plan),
-        "shapes": {s: dict(SHAPES[s]) for s in (*plan.diffusion, plan.causal)},
-    }
-    (options.out / "gpu.json").write_text(json.dumps({**result, "measured": found}, indent=1) + "\n", encoding="utf-8")
-    print("\n".join([*targets(plan, found), "", about]))
+
+    def about() -> str:
+        took = time.perf_counter() - started
+        return f"{name}; {machine('torch', 'transformers')}; {took:.0f} s; random weights, bf16"
+
+    def write(found: dict[str, dict[str, float]]) -> None:
+        result = {"about": about(), "plan": asdict(plan), "shapes": shapes, "measured": found}
+        (options.out / "gpu.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+    found = measure(plan, device, torch.bfloat16, write)
+    print("\n".join([*targets(plan, found), "", about()]))
 
 
 if __name__ == "__main__":

@@ -7,12 +7,15 @@
 Writes DIR/train_gpu.json after every variant and prints Markdown. A step is the real one: rows drawn and tokenised,
 forward and backward passes chunk by chunk, gradient clipping and AdamW. The paper's global batch of 128 queries with 16
 passages each is 16 queries and 256 passages on each of eight GPUs. Texts are random words of MS MARCO's usual lengths.
+All that the package and its extra `train` depend on must be there: rows are tokenised and their words found as in a run.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
+import math
 import random
 import statistics
 import tempfile
@@ -171,7 +174,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             except torch.OutOfMemoryError:
                 found = {"seconds": float("nan"), "tokens": 0.0, "peak GB": float("nan")}
             share = estimate.flops / found["seconds"] / rate
-            rows.append({**asdict(variant), **found, "share": share, "estimated GB": estimate.memory.total / 1e9})
+            figures = {**found, "share": share, "estimated GB": estimate.memory.total / 1e9}
+            # JSON has no word for what was not measured but null.
+            rows.append({**asdict(variant), **{k: None if math.isnan(v) else v for k, v in figures.items()}})
             write_record(
                 options.out / "train_gpu.json", rows, shape=shape, plan=asdict(plan), matrix_rate=rate, seed=1,
                 dtype="bf16 weights and products, fp32 adapters",
@@ -182,6 +187,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 f"{estimate.memory.total / 1e9:.1f} |",
                 flush=True,
             )
+            # What a variant leaves in reference cycles would count as the next one's.
+            gc.collect()
             if device.type == "cuda":
                 torch.cuda.empty_cache()
 

@@ -298,7 +298,9 @@ class TextEncoder(ABC):
             _to_host(t) if t is not None else None for t in (weights, reading.word_ids, reading.word_probabilities)
         )
         (unit, pooled, keep), (weights, word_ids, probabilities) = some, others
-        arrived = torch.cuda.current_stream().record_event() if reading.hidden.is_cuda else None
+        # On the stream of the device that computes, which need not be the current device.
+        device = reading.hidden.device
+        arrived = torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None
         return _Computed(
             item.rows, item.last, unit, pooled, keep, item.content, weights, word_ids, probabilities, arrived
         )

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from diffretriever.backbones import graphs
 from diffretriever.backbones.graphs import BUCKETS, Replay, record_calls
 from diffretriever.backbones.loading import load_backbone
 from diffretriever.sequences import MaskedSequence, collate
-from tests.backbones.published import native_model, write
+from tests.backbones.published import CONFIGS, native_model, write
 
 CPU = torch.device("cpu")
 
@@ -57,3 +59,46 @@ def test_training_and_batches_go_without_graphs_and_old_graphs_leave(
         for slots in (1, 2, 3, 1):
             backbone.hidden_at(collate([MaskedSequence(tuple(range(20)), 10)], slots, 0))
     assert len(recorded) == 4
+
+
+def sequence(length: int, seed: int):
+    ids = torch.randint(1, 1999, (length,), generator=torch.Generator().manual_seed(seed))
+    return collate([MaskedSequence(tuple(ids.tolist()), length - 5)], 2, 0)
+
+
+def test_threads_do_not_see_each_others_sequences(tmp_path: Path) -> None:
+    backbone = load_backbone(write("dream", tmp_path, native_model("dream")), device=CPU)
+    batches = [sequence(20 + seed % 12, seed) for seed in range(40)]
+
+    def states(number: int) -> torch.Tensor:
+        with torch.inference_mode():
+            return backbone.hidden_at(batches[number])
+
+    want = [states(number) for number in range(len(batches))]
+    backbone.use_graphs(record_calls)
+    with ThreadPoolExecutor(8) as pool:
+        got = list(pool.map(states, [*range(len(batches))] * 4))
+    for one, other in zip(got, want * 4, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+def test_no_length_beyond_the_learned_positions_is_padded_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(CONFIGS, "bert", {**CONFIGS["bert"], "max_position_embeddings": 70})
+    backbone = load_backbone(write("bert", tmp_path, native_model("bert")), device=CPU)
+    backbone.use_graphs(record_calls)
+    with torch.inference_mode():
+        graphed = backbone.hidden_at(sequence(70, 0))
+        backbone.graphs = None
+        torch.testing.assert_close(graphed, backbone.hidden_at(sequence(70, 0)), atol=1e-5, rtol=1e-5)
+
+
+def test_a_copied_model_records_its_own_graphs(tmp_path: Path) -> None:
+    backbone = load_backbone(write("dream", tmp_path, native_model("dream")), device=CPU)
+    backbone.use_graphs(record_calls)
+    with torch.inference_mode():
+        before = backbone.hidden_at(sequence(20, 0))
+        other = copy.deepcopy(backbone)
+        for weight in other.parameters():
+            weight.mul_(0.5)
+        assert not torch.allclose(other.hidden_at(sequence(20, 0)), before)
+        torch.testing.assert_close(backbone.hidden_at(sequence(20, 0)), before)

@@ -17,6 +17,18 @@ def test_the_script_runs_on_toy_shapes(tmp_path: Path, capsys: pytest.CaptureFix
     assert "| one query, K = 1 and 16 | <= 7 ms" in capsys.readouterr().out
 
 
+def test_what_was_measured_before_a_failure_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> dict[str, float]:
+        raise torch.OutOfMemoryError("too much")
+
+    monkeypatch.setattr(gpu, "decoding", fails)
+    with pytest.raises(torch.OutOfMemoryError):
+        gpu.main(["--out", str(tmp_path), "--tiny", "--device", "cpu"])
+    measured = json.loads((tmp_path / "gpu.json").read_text())["measured"]
+    assert measured["tiny-dream, one query, K = 16"]["median ms"] > 0
+    assert not any("decoding" in name for name in measured)
+
+
 def test_flops_are_those_of_the_weights_but_for_attention() -> None:
     backbone = gpu.random_backbone("tiny-dream", device=torch.device("cpu"))
     layer = sum(p.numel() for p in backbone.model.base_model.layers[0].parameters() if p.dim() > 1)

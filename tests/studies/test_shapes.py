@@ -32,6 +32,23 @@ def test_shapes_have_the_published_number_of_weights(name):
     assert sum(p.numel() for p in model.parameters()) == pytest.approx(PARAMETERS[name], rel=0.005)
 
 
+#: What makes a shape small, in both families' words.
+NARROW = {
+    "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2,
+    "intermediate_size": 32, "vocab_size": 31000,
+    "d_model": 32, "n_layers": 1, "n_heads": 2, "n_kv_heads": 2, "mlp_hidden_size": 32, "embedding_size": 31000,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_every_shape_can_be_loaded(name, monkeypatch):
+    shape = {key: NARROW.get(key, value) for key, value in SHAPES[name].items()}
+    monkeypatch.setattr("diffretriever.studies.shapes.SHAPES", {name: shape})
+    backbone = random_backbone(name)
+    assert backbone.vocabulary_size == 31000
+    assert backbone.model.config.tie_word_embeddings == (name == "smollm2-135m")
+
+
 def test_a_random_backbone_encodes_and_depends_on_its_seed_alone():
     settings = RetrieverSettings(query_slots=4, passage_slots=4, tuned=True)
     first, again, other = (

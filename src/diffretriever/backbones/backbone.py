@@ -127,7 +127,7 @@ class Backbone(nn.Module):
         Args:
             record: makes a call repeatable; as a CUDA graph by default.
         """
-        self.graphs = SequenceGraphs(self._padded_at, self.special.pad, record)
+        self.graphs = SequenceGraphs(self._padded_at, self.special.pad, self.position_count, record)
 
     @property
     def packs(self) -> bool:

@@ -7,8 +7,11 @@ is recorded once.
 
 from __future__ import annotations
 
+import copy
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -53,18 +56,29 @@ Recorder = Callable[[Callable[[], torch.Tensor]], Replay]
 
 
 class SequenceGraphs:
-    """Runs one sequence at a time through graphs of a forward pass.
+    """Runs one sequence at a time through graphs of a forward pass; threads wait for each other.
 
     Args:
         forward: the hidden states [1, K, D] at the slots of one padded sequence; it may not wait for the device.
         pad_id: id of padding.
+        longest: positions that the model can read; None for any number.
         record: makes a call repeatable; as a CUDA graph by default.
     """
 
-    def __init__(self, forward: Callable[[Inputs], torch.Tensor], pad_id: int, record: Recorder | None = None) -> None:
+    def __init__(
+        self,
+        forward: Callable[[Inputs], torch.Tensor],
+        pad_id: int,
+        longest: int | None = None,
+        record: Recorder | None = None,
+    ) -> None:
         self._forward = forward
         self._pad_id = pad_id
+        self._longest = longest
+        self._buckets = tuple(b for b in BUCKETS if longest is None or b <= longest)
         self._record = record or record_cuda
+        # A graph reads and writes fixed places of memory, which another thread's sequence would overwrite.
+        self._lock = threading.Lock()
         self._graphs: OrderedDict[_Key, tuple[Inputs, Replay]] = OrderedDict()
 
     def __call__(
@@ -85,14 +99,30 @@ class SequenceGraphs:
             offset: added to the slots before reading.
         """
         length = ids.shape[1]
-        bucket = next((b for b in BUCKETS if b >= length), None)
+        bucket = next((b for b in self._buckets if b >= length), None)
         if bucket is None:
             return None
         key = (bucket, slots.shape[1], offset, added is not None, positions is not None)
-        if key not in self._graphs:
-            self._graphs[key] = self._recorded(bucket, slots, added, positions, offset)
-        self._graphs.move_to_end(key)
-        inputs, replay = self._graphs[key]
+        with self._lock, _current(slots.device):
+            if key not in self._graphs:
+                self._graphs[key] = self._recorded(bucket, slots, added, positions, offset)
+            self._graphs.move_to_end(key)
+            return self._replayed(*self._graphs[key], ids, slots, added, positions)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> SequenceGraphs:
+        """Return graphs of the copied model, with none recorded: a recording is of this one's weights."""
+        return SequenceGraphs(copy.deepcopy(self._forward, memo), self._pad_id, self._longest, self._record)
+
+    def _replayed(
+        self,
+        inputs: Inputs,
+        replay: Replay,
+        ids: torch.Tensor,
+        slots: torch.Tensor,
+        added: torch.Tensor | None,
+        positions: torch.Tensor | None,
+    ) -> torch.Tensor:
+        length = ids.shape[1]
         inputs.ids.fill_(self._pad_id)[:, :length].copy_(ids, non_blocking=True)
         inputs.mask.fill_(False)[:, :length].fill_(True)
         inputs.slots.copy_(slots, non_blocking=True)
@@ -120,8 +150,13 @@ class SequenceGraphs:
         return inputs, self._record(lambda: self._forward(inputs))
 
 
+def _current(device: torch.device) -> AbstractContextManager[object]:
+    """Make a CUDA device the current one: streams and graphs are made on that, wherever their tensors are."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
 def record_cuda(call: Callable[[], torch.Tensor]) -> Replay:
-    """Record a call as a CUDA graph, after two calls that let libraries choose their kernels."""
+    """Record a call on the current device as a CUDA graph, after two calls that let libraries choose their kernels."""
     side: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import accumulate, groupby
@@ -151,15 +152,16 @@ def _on_gpu(
     from torch.nn.attention.varlen import varlen_attn
 
     window = (-1, 0) if causal else (-1, -1)
-    shared = q.shape[1] != k.shape[1]
-    return cast(torch.Tensor, varlen_attn(q, k, v, *sizes, scale=scale, window_size=window, enable_gqa=shared))
+    # Releases before 2.13 let heads share keys unasked.
+    shared: dict[str, Any] = {"enable_gqa": q.shape[1] != k.shape[1]}
+    if "enable_gqa" not in _parameters(varlen_attn):
+        shared = {}
+    return cast(torch.Tensor, varlen_attn(q, k, v, *sizes, scale=scale, window_size=window, **shared))
 
 
 @cache
 def _varlen_kernel() -> str | None:
     """Return what computes attention of packed sequences on a GPU: "flash_attn", "torch" or nothing."""
-    import inspect
-
     try:
         import flash_attn  # noqa: F401
     except ImportError:
@@ -170,5 +172,9 @@ def _varlen_kernel() -> str | None:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
         return None
-    parameters = inspect.signature(varlen_attn).parameters
-    return "torch" if {"scale", "window_size", "enable_gqa"} <= set(parameters) else None
+    return "torch" if {"scale", "window_size"} <= _parameters(varlen_attn) else None
+
+
+@cache
+def _parameters(function: Callable[..., object]) -> frozenset[str]:
+    return frozenset(inspect.signature(function).parameters)
