@@ -3,7 +3,7 @@
     python benchmarks/gpu.py --out DIR                      # about five minutes on an H200
     python benchmarks/gpu.py --out DIR --tiny --device cpu  # the same steps on toy shapes, to try the script
 
-Writes DIR/gpu.json after every measurement and prints Markdown. Measured are: the matrix product rate of the device (the
+Writes DIR/gpu.json after every measurement and prints Markdown. Measured: the matrix product rate of the device (the
 yardstick); the forward passes over passages of 100 text tokens at K = 16, as a share of it; single queries at K = 1 and
 16; greedy decoding as PromptReps does it, N = 1, 4 and 20, at batch 1 and 32, on the causal model of the same shape.
 """

@@ -7,7 +7,7 @@
 Writes DIR/train_gpu.json after every variant and prints Markdown. A step is the real one: rows drawn and tokenised,
 forward and backward passes chunk by chunk, gradient clipping and AdamW. The paper's global batch of 128 queries with 16
 passages each is 16 queries and 256 passages on each of eight GPUs. Texts are random words of MS MARCO's usual lengths.
-All that the package and its extra `train` depend on must be there: rows are tokenised and their words found as in a run.
+All that the package and its extra `train` depend on is needed: rows are tokenised and their words found as in a run.
 """
 
 from __future__ import annotations
