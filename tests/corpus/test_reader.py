@@ -5,6 +5,7 @@ import io
 import json
 import string
 import sys
+from hashlib import sha256
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -131,7 +132,7 @@ class TestFormats:
             read(write(tmp_path / name, b""))
 
     def test_truncated_gzip_names_the_place(self, tmp_path):
-        noise = "".join(json.dumps({"id": i, "text": str(hash(str(i)))}) + "\n" for i in range(2000))
+        noise = "".join(json.dumps({"id": i, "text": sha256(str(i).encode()).hexdigest()}) + "\n" for i in range(2000))
         path = write(tmp_path / "c.jsonl.gz", gzip.compress(noise.encode())[:-200])
         with pytest.raises(CorpusError, match=r"c\.jsonl\.gz:\d+: .*(cannot be read any further|no JSON)"):
             read(path)
