@@ -271,7 +271,7 @@ def as_line(passage, ascii_only):
     return json.dumps(record, ensure_ascii=ascii_only).encode()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(passages=PASSAGES, ascii_only=st.booleans())
 def test_any_unicode_round_trips(tmp_path_factory, passages, ascii_only):
     path = tmp_path_factory.mktemp("r") / "c.jsonl"
@@ -279,7 +279,7 @@ def test_any_unicode_round_trips(tmp_path_factory, passages, ascii_only):
     assert read(path) == passages
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(passages=PASSAGES.filter(bool), data=st.data())
 def test_a_corrupted_line_is_always_named(tmp_path_factory, passages, data):
     lines = [as_line(p, True) for p in passages]
