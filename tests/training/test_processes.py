@@ -113,7 +113,7 @@ assert open(log, "rb").read().count(b"\\n") == 30
 def run(program, *arguments):
     paths = {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     command = [sys.executable, "-W", "ignore", "-c", COMMON + program, *map(str, arguments)]
-    done = subprocess.run(command, env=os.environ | paths, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, env=os.environ | paths, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr
 
 
