@@ -44,6 +44,15 @@ def _fp32() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _plain_output() -> Iterator[None]:
+    """Write as to a file: a width or colours that the environment asks for cut messages that tests look for."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("COLUMNS", "TERMINAL_WIDTH", "FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS", "TTY_COMPATIBLE"):
+            patch.delenv(name, raising=False)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _heed_ctrl_c() -> Iterator[None]:
     """Hear SIGINT, which tests send to themselves: a shell starts background jobs with it ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
