@@ -8,6 +8,12 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
+
+# The same examples everywhere, however slow the machine; `pytest --hypothesis-profile=fresh` draws others.
+settings.register_profile("same", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+settings.register_profile("fresh", settings.get_profile("same"), derandomize=False, print_blob=True)
+settings.load_profile("same")
 
 GOLDEN = Path(__file__).parent / "golden"
 CHECKPOINTS = GOLDEN / "checkpoints"
@@ -34,6 +40,15 @@ def _fp32() -> Iterator[None]:
     """Load in fp32, which is what the tests hold numbers to, where the hardware would choose bf16."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("diffretriever.backbones.loading.default_dtype", lambda device: torch.float32)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _plain_output() -> Iterator[None]:
+    """Write as to a file: a width or colours that the environment asks for cut messages that tests look for."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("COLUMNS", "TERMINAL_WIDTH", "FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS", "TTY_COMPATIBLE"):
+            patch.delenv(name, raising=False)
         yield
 
 

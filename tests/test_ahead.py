@@ -27,14 +27,14 @@ def test_the_next_is_made_while_this_one_is_used() -> None:
 
     def items() -> Iterator[int]:
         yield 0
-        assert used.wait(10)
+        assert used.wait(60)
         made.set()
         yield 1
 
     got = ahead(items())
     assert next(got) == 0
     used.set()
-    assert made.wait(10)
+    assert made.wait(60)
     assert list(got) == [1]
 
 

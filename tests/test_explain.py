@@ -43,7 +43,7 @@ def term(i):
     return f"<t{i}>"
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     query_slots=st.integers(0, 5),
     passage_slots=st.integers(0, 6),
@@ -66,7 +66,7 @@ def test_contributions_add_up_to_the_scores(query_slots, passage_slots, seed, un
         assert sum(m.share for m in matches) == pytest.approx(1.0 if total else 0.0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     dense=st.dictionaries(st.sampled_from("abcdef"), st.floats(-1, 4), max_size=6),
     sparse=st.dictionaries(st.sampled_from("abcdef"), st.floats(0.1, 9), max_size=6),

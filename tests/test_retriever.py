@@ -126,7 +126,7 @@ def test_other_types_are_refused(model: DiffRetriever, texts: list[object]) -> N
 
 
 @given(st.lists(st.text(max_size=60), max_size=6))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_any_text_keeps_its_row(model: DiffRetriever, texts: list[str]) -> None:
     got = model.encode_queries(texts)
     assert len(got) == len(texts)

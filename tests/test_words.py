@@ -30,7 +30,7 @@ def plain(text: str) -> list[str]:
 
 
 @given(TEXTS)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_words_are_those_of_nltk(text: str) -> None:
     assert lowercase_words(text) == plain(text)
 

@@ -207,8 +207,8 @@ class TestEncode:
         assert Representations.load(part).provenance.query_slots == 4
 
 
-def start(*args, **options):
-    command = [sys.executable, "-m", "diffretriever.cli.main", *map(str, args)]
+def start(*args, code="from diffretriever.cli.main import main; main()", **options):
+    command = [sys.executable, "-c", code, *map(str, args)]
     if os.name == "posix":
         # A shell starts background jobs with SIGINT ignored, which children inherit: Ctrl-C would not reach them.
         options["preexec_fn"] = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
@@ -217,7 +217,7 @@ def start(*args, **options):
 
 def test_standard_input(tmp_path, corpus):
     process = start("index", "-", "--out", tmp_path / "i", "--model", MODEL, stdin=subprocess.PIPE)
-    out, err = process.communicate(corpus.read_bytes(), timeout=120)
+    out, err = process.communicate(corpus.read_bytes(), timeout=300)
     assert (process.returncode, out) == (0, b""), err
     assert b"10 passages in <stdin>" in err
     assert len(held(tmp_path / "i")) == 10
@@ -230,7 +230,7 @@ def many(tmp_path_factory):
     records = [{"id": i, "text": f"{PASSAGES[i % 10]['text']} {i}"} for i in range(TOTAL)]
     corpus = write_jsonl(folder / "many.jsonl", records)
     done = start("index", corpus, "--out", folder / "whole", *BUILD)
-    assert done.communicate(timeout=120)
+    assert done.communicate(timeout=300)
     assert done.returncode == 0
     return corpus, checksum(folder / "whole")
 
@@ -245,15 +245,34 @@ def checksum(folder):
         return index.checksum()
 
 
+#: The command, which stores no more than 30 of the 38 batches until a signal ends it.
+HELD = """
+import time
+from diffretriever.cli import filling
+from diffretriever.cli.main import main
+
+encoded = filling.encoded_chunks
+
+def held(*given, **options):
+    for number, chunk in enumerate(encoded(*given, **options)):
+        if number == 30:
+            time.sleep(600)
+        yield chunk
+
+filling.encoded_chunks = held
+main()
+"""
+
+
 def interrupted(many, folder, sent):
     """Start to index, send a signal when the first batch is stored, and return what was said."""
-    process = start("index", many, "--out", folder, *BUILD)
+    process = start("index", many, "--out", folder, *BUILD, code=HELD)
     try:
         for line in process.stderr:  # the estimate comes once the first batch is stored
             if b"of index data" in line:
                 break
         process.send_signal(sent)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=300)
     finally:
         process.kill()
         process.wait()

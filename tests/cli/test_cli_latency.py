@@ -109,26 +109,34 @@ def test_a_file_of_another_layout_is_refused(cli, tmp_path):
         LatencyResults.read(tmp_path / "latency.json")
 
 
+#: The command, which measures no further than all lengths but the last until it is stopped.
+HELD = """
+import time
+from diffretriever.cli.main import main
+from diffretriever.studies import latency
+
+measure = latency.measure_encoding
+
+def held(contenders, plan, *given):
+    for number, found in enumerate(measure(contenders, plan, *given), start=1):
+        if number == len(plan.lengths):
+            time.sleep(600)
+        yield found
+
+latency.measure_encoding = held
+main()
+"""
+
+
 def test_a_stopped_run_leaves_what_it_has_measured(tmp_path):
     file = tmp_path / "latency.json"
-    command = [sys.executable, "-m", "diffretriever.cli.main", "latency", "--shape", "tiny-dream", "--slots", "1,2"]
-    command += [
-        "--lengths",
-        "10,20,30,40",
-        "--rounds",
-        "100000",
-        "--seconds",
-        "3",
-        "--batch",
-        "2",
-        "--out",
-        str(tmp_path),
-    ]
+    command = [sys.executable, "-c", HELD, "latency", "--shape", "tiny-dream", "--slots", "1,2"]
+    command += ["--lengths", "10,20,30,40", "--rounds", "3", "--batch", "2", "--out", str(tmp_path)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=hear_interrupts) as running:
         while running.poll() is None and not file.is_file():
             time.sleep(0.05)
         running.send_signal(signal.SIGINT)
-        said = running.communicate(timeout=120)[1]
+        said = running.communicate(timeout=300)[1]
     assert running.returncode == 130, said
     lengths = {point.length for point in LatencyResults.read(file).encoding}
     assert lengths < {10, 20, 30, 40}

@@ -28,7 +28,7 @@ def start(code: str, *arguments: object, before: tuple[str, ...] = ()) -> subpro
     )
 
 
-def finish(process: subprocess.Popen[str], timeout: float = 120) -> list[str]:
+def finish(process: subprocess.Popen[str], timeout: float = 600) -> list[str]:
     """Return the lines that a process printed; it must have ended in order, and not by a signal."""
     out, errors = process.communicate(timeout=timeout)
     assert process.returncode == 0, f"ended with {process.returncode}: {errors[-3000:]}"

@@ -28,7 +28,7 @@ from tests.faults.inspection import held_passages, make_encoder, random_text, wr
 from tests.faults.writer import make_small_steps
 
 Damage = Callable[[Path, random.Random], None]
-_PATIENCE = 20.0
+_PATIENCE = 120.0
 #: How a case may end. "refused": opening or checking raises IndexFormatError. "found": check reports it. "intact":
 #: every passage and search is right. "mended": after a repair the index opens, check finds nothing, and each passage
 #: that is left has the vectors and terms of its own text. "given up": the engine died or hung on being told to open

@@ -62,11 +62,13 @@ class _Round:
 
 def run(kills: int, backend: str, seed: int, root: Path, *, least: int = 0, searches: int = 3) -> Summary:
     """Kill `kills` times, each writer after `least` operations or more; returns what was found."""
-    rng, model, summary = random.Random(seed), Model(), Summary(backend, seed)
+    model, summary = Model(), Summary(backend, seed)
     folder = root / "index"
     _forked(lambda: Index.create(folder, make_encoder(), backend=backend).close(), root / "created")  # type: ignore[arg-type]
     snapshots: dict[str, tuple[Model, bool]] = {}
     for number in range(kills):
+        # One per round: how much is drawn in a round depends on how far its writer came before it was killed.
+        rng = random.Random(f"{seed} {number}")
         journal = root / "journal"
         journal.unlink(missing_ok=True)
         _kill_a_writer(folder, journal, rng, number, least)

@@ -24,9 +24,12 @@ from diffretriever.errors import CorpusError
 from diffretriever.evaluation import read_qrels, read_run
 
 T = TypeVar("T")
-#: FUZZ_EXAMPLES=5000 runs longer.
+#: FUZZ_EXAMPLES=5000 runs longer, and with other files each time.
+EXAMPLES = os.environ.get("FUZZ_EXAMPLES")
 FUZZ = settings(
-    max_examples=int(os.environ.get("FUZZ_EXAMPLES", "60")), deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=int(EXAMPLES or 60),
+    suppress_health_check=list(HealthCheck),
+    derandomize=settings.default.derandomize and not EXAMPLES,
 )
 
 texts = st.text(max_size=12)

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def run_harness(*arguments, prelude="", patience=300):
+def run_harness(*arguments, prelude="", patience=900):
     """Run the harness in a process of its own: threads of other tests would not survive its forks."""
     code = f"import sys, torch\nfrom tests.faults import kill\n{prelude}\nsys.exit(kill.main())"
     done = subprocess.run(

@@ -54,7 +54,9 @@ def test_a_snapshot_is_read_while_the_index_is_written(tmp_path, backend):
         index.add([Passage(f"p{i}", "w1") for i in range(60)], words=1)
         index.snapshot(tmp_path / "copy")
         reader = start(READ_SNAPSHOT, tmp_path / "copy")
-        while reader.poll() is None:  # this process writes for as long as the other reads
+        reading = True
+        while reading:  # this process writes for as long as the other reads, and once if that is done already
+            reading = reader.poll() is None
             index.add([Passage(f"p{i}", "w2") for i in range(60)], words=1)
             index.delete(["p0"])
         assert finish(reader) == ["60 {'w1'}"]

@@ -45,8 +45,10 @@ class Server:
         self.api_key: str | None = None
         self.keeps_metadata = True
         self.delay = 0.0
+        self._together = 0
         self.most = self._active = 0
         self._lock = threading.Lock()
+        self._met = threading.Event()
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._http.daemon_threads = True
         if context is not None:
@@ -64,11 +66,20 @@ class Server:
     def url(self, collection: str, scheme: str = "qdrant") -> str:
         return f"{scheme}://127.0.0.1:{self.port}/{collection}"
 
+    def begin_together(self, count: int) -> None:
+        """Let the next writes of points wait until so many are under way; not for ever, if there never are."""
+        self._together = count
+        self._met.clear()
+
     def _begin(self, http: BaseHTTPRequestHandler) -> None:
         with self._lock:
             self._active += 1
             self.most = max(self.most, self._active)
             http.active = True
+            if self._active >= self._together:
+                self._met.set()
+        if http.command == "PUT" and urlsplit(http.path).path.endswith("/points") and not self._met.wait(50):
+            self._met.set()
         time.sleep(self.delay)
 
     def _end(self, http: BaseHTTPRequestHandler) -> None:

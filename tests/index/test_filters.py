@@ -77,7 +77,7 @@ def indexes(tmp_path_factory, loopback):
         index.close()
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(condition=filters)
 def test_every_backend_finds_exactly_what_matches(indexes, condition):
     expected = {f"p{i}" for i, metadata in enumerate(METADATA) if matches(condition, metadata)}

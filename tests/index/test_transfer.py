@@ -159,13 +159,13 @@ def test_a_killed_copy_goes_on(tmp_path, server, monkeypatch):
         if len(writes) <= 4:  # the collection and three batches
             return carry_out(method, path, body)
         reached.set()
-        killed.wait(60)
+        killed.wait(300)
         return 503, {"status": {"error": "too late"}}
 
     reached = threading.Event()
     monkeypatch.setattr(server, "_carry_out", stalling)
     process = subprocess.Popen([sys.executable, "-c", code])
-    assert reached.wait(60)
+    assert reached.wait(300)
     process.kill()
     process.wait()
     killed.set()

@@ -20,9 +20,14 @@ MODEL = CHECKPOINTS / "tiny-dream"
 TWO = ["cpu", "cpu"]
 
 
+def opened() -> ParallelEncoder:
+    return ParallelEncoder(MODEL, devices=TWO, dtype="float32", query_slots=2, passage_slots=4)
+
+
 @pytest.fixture(scope="module")
 def parallel() -> Iterator[ParallelEncoder]:
-    with ParallelEncoder(MODEL, devices=TWO, dtype="float32", query_slots=2, passage_slots=4) as encoder:
+    """Give two workers that the tests share; a test that ends its workers opens its own."""
+    with opened() as encoder:
         yield encoder
 
 
@@ -115,24 +120,24 @@ def test_all_stands_for_every_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         devices_named("all")
 
 
-def test_a_worker_that_is_killed_is_named(parallel: ParallelEncoder, inputs: Inputs) -> None:
-    """The last test that uses `parallel`: it ends the workers of all."""
-    stream = parallel.encode_chunks([inputs.passages] * 50)
+def test_a_worker_that_is_killed_is_named(inputs: Inputs) -> None:
+    encoder = opened()
+    stream = encoder.encode_chunks([inputs.passages] * 50)
     next(stream)
-    os.kill(parallel.process_ids[1], signal.SIGKILL)
+    os.kill(encoder.process_ids[1], signal.SIGKILL)
     with pytest.raises(WorkerError, match=r"the worker on cpu ended by signal SIGKILL.*--batch-tokens"):
         for _ in stream:
             pass
-    assert parallel.process_ids == []
+    assert encoder.process_ids == []
     with pytest.raises(WorkerError, match="closed"):
-        parallel.encode_queries(["x"])
-    stream = parallel.encode_chunks([inputs.passages] * 3)
+        encoder.encode_queries(["x"])
+    stream = encoder.encode_chunks([inputs.passages] * 3)
     with pytest.raises(WorkerError, match="closed"):
         next(stream)
 
 
 def test_chunks_are_not_waited_for_once_the_workers_are_closed(inputs: Inputs) -> None:
-    encoder = ParallelEncoder(MODEL, devices=TWO, dtype="float32", query_slots=2, passage_slots=4)
+    encoder = opened()
     stream = encoder.encode_chunks([inputs.passages[:2]] * 3)
     next(stream)
     encoder.close()

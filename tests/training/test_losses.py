@@ -83,7 +83,7 @@ def test_matching_gives_every_word_the_slot_that_says_it():
     assert losses.match_slots(logits, torch.full((1, 3), -100)).tolist() == [[-100] * 3]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 4), st.integers(0, 4), st.integers(0, 10_000))
 def test_no_order_of_the_words_beats_the_matched_one(slots, words, seed):
     g = torch.Generator().manual_seed(seed)
@@ -102,7 +102,7 @@ def test_no_order_of_the_words_beats_the_matched_one(slots, words, seed):
     assert total(matched) == pytest.approx(best, abs=1e-5)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 5), st.integers(0, 10_000))
 def test_maxsim_equals_the_loop(queries, passages, slots, seed):
     g = torch.Generator().manual_seed(seed)

@@ -25,6 +25,7 @@ from diffretriever.training.recipes import build
 from diffretriever.training.run import prepare, train
 from diffretriever.training.settings import TrainingSettings
 from diffretriever.training.stepping import Engine, take_step
+from diffretriever.training.trainer import RetrieverTrainer
 
 def settings(raw, **changes):
     return build(TrainingSettings, json.loads(raw) | changes, "")
@@ -73,20 +74,33 @@ def shard(raw, output):
 
 wait(fork(work, sys.argv[1], sys.argv[3] + "/one"))
 for name, raw, job in (("two", sys.argv[1], work), ("cached", sys.argv[2], work), ("sharded", sys.argv[2], shard)):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    ranks = [common | {"RANK": r, "LOCAL_RANK": r} for r in "01"]
-    for pid in [fork(job, raw, sys.argv[3] + "/" + name, **rank) for rank in ranks]:
-        wait(pid)
+    # Bound for as long as the processes use its number, so that no other program is given it in between.
+    with socket.socket() as kept:
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        kept.bind(("127.0.0.1", 0))
+        common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(kept.getsockname()[1])}
+        ranks = [common | {"RANK": r, "LOCAL_RANK": r} for r in "01"]
+        for pid in [fork(job, raw, sys.argv[3] + "/" + name, **rank) for rank in ranks]:
+            wait(pid)
 """
 
+# The kill strikes wherever the process is by then, and at its 25th step at the latest: it goes no further by itself.
 KILLED = """
+def train_in_part(asked):
+    take = RetrieverTrainer.training_step
+    def held(trainer, *given):
+        if trainer.state.global_step == 25:
+            time.sleep(600)
+        return take(trainer, *given)
+    RetrieverTrainer.training_step = held
+    train(asked)
+
 raw, folder = sys.argv[1:]
 wait(fork(train, settings(raw, output=folder + "/whole")))
-pid = fork(train, settings(raw, output=folder + "/killed"))
+pid = fork(train_in_part, settings(raw, output=folder + "/killed"))
 log = folder + "/killed/log.jsonl"
 while not os.path.isfile(log) or open(log, "rb").read().count(b"\\n") < 7:
+    assert os.waitpid(pid, os.WNOHANG) == (0, 0), "a process failed"
     time.sleep(0.002)
 os.kill(pid, signal.SIGKILL)
 wait(pid, signal.SIGKILL)
@@ -99,7 +113,7 @@ assert open(log, "rb").read().count(b"\\n") == 30
 def run(program, *arguments):
     paths = {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     command = [sys.executable, "-W", "ignore", "-c", COMMON + program, *map(str, arguments)]
-    done = subprocess.run(command, env=os.environ | paths, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, env=os.environ | paths, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr
 
 
