@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 from diffretriever.backbones import loading
@@ -269,3 +270,26 @@ def test_a_tensor_that_comes_twice_is_named(tmp_path: Path) -> None:
     save_file(published, folder / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"lm_head.weight'\) is given twice; remove one of its files"):
         load_backbone(folder, device=CPU)
+
+
+@pytest.mark.parametrize("theta", [1e6, None])
+@pytest.mark.parametrize("key", ["type", "rope_type"])
+@pytest.mark.parametrize("kind", ["yarn", "linear", "dynamic"])
+def test_rotary_scaling_is_that_of_transformers(kind: str, key: str, theta: float | None, tmp_path: Path) -> None:
+    folder = write("qwen2", tmp_path, native_model("qwen2"))
+    config = json.loads((folder / "config.json").read_text())
+    del config["auto_map"], config["rope_theta"]
+    plain = config if theta is None else config | {"rope_theta": theta}
+    scaling = {key: kind, "factor": 4.0} | ({"original_max_position_embeddings": 16} if kind == "yarn" else {})
+    # Longer than the model was made for, where "dynamic" begins to scale.
+    plain = plain | {"max_position_embeddings": 16}
+    ids = token_ids()
+    states = []
+    for values in (plain, plain | {"rope_scaling": scaling}):
+        (folder / "config.json").write_text(json.dumps(values))
+        native = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+        backbone = load_backbone(folder, device=CPU, dtype=torch.float32)
+        with torch.inference_mode():
+            states.append(backbone.hidden_states(ids, torch.ones_like(ids).bool()))
+            torch.testing.assert_close(states[-1], native(input_ids=ids).last_hidden_state, atol=2e-5, rtol=1e-4)
+    assert (states[0] - states[1]).abs().max() > 0.01

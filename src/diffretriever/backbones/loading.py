@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import threading
 from collections.abc import Iterator
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 # Kept by no native config; "auto_map" would name remote code.
 _DROPPED = ("auto_map", "architectures", "model_type", "transformers_version", "torch_dtype", "dtype", "_name_or_path")
+#: Keys whose null means what their absence means, which the native classes take for a value.
+_NO_NULL = ("rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor", "sliding_window")
 
 
 def load_backbone(
@@ -112,14 +115,10 @@ def native_config(spec: BackboneSpec, published: dict[str, Any], where: Path) ->
         if old in values:
             values[new] = values.pop(old)
     values = {**spec.config_values, **values, "use_cache": False}
-    theta, scaling = values.pop("rope_theta", None), values.pop("rope_scaling", None)
-    if theta is not None and not values.get("rope_parameters"):
-        partial = {k: values[k] for k in ("partial_rotary_factor",) if k in values}
-        values["rope_parameters"] = {"rope_type": "default", "rope_theta": theta, **(scaling or {}), **partial}
-    if values.get("sliding_window") is None:
-        values.pop("sliding_window", None)
+    values = {k: v for k, v in values.items() if v is not None or k not in _NO_NULL}
     config_class = getattr(transformers, spec.architecture).config_class
-    config: PretrainedConfig = config_class(**values)
+    # A copy, because what rotary positions need is written into the given values.
+    config: PretrainedConfig = config_class(**copy.deepcopy(values))
     return config
 
 
