@@ -20,7 +20,8 @@ Every message says what is wrong, the value seen, and what to do.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 
 class DiffRetrieverError(Exception):
@@ -101,3 +102,24 @@ class MissingExtraError(DiffRetrieverError, ImportError):
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(f'{purpose} needs the package {package!r}: pip install "diffretriever[{extra}]"')
+
+
+@contextmanager
+def blaming(file: str, advice: str = "restore the file") -> Iterator[None]:
+    """Turn what a library raises on a damaged or foreign file, which may be anything, into a CheckpointError.
+
+    Args:
+        file: the file and what is wrong with it, such as "x.gguf: not a readable GGUF file".
+        advice: what to do.
+
+    Raises:
+        CheckpointError: something was raised that may come from the file's content; what has other causes, such as a
+            lack of memory, of permission or of a package, is raised as it is.
+    """
+    try:
+        yield
+    except (DiffRetrieverError, MemoryError, PermissionError, ImportError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{file}: {type(error).__name__}: {reason}; {advice}") from error

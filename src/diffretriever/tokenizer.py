@@ -6,12 +6,11 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffretriever.errors import CheckpointError
+from diffretriever.errors import CheckpointError, blaming
 from diffretriever.json_files import read_json_object
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ class Tokenizer:
             if (folder / name).is_file():
                 settings |= read_json_object(folder / name)
         if (folder / "tokenizer.json").is_file():
-            with _named_errors(folder / "tokenizer.json"):
+            with blaming(f"{folder / 'tokenizer.json'}: not a readable tokeniser"):
                 return cls(RustTokenizer.from_file(str(folder / "tokenizer.json")), settings)
         if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
             return cls(_qwen2_bpe(folder, settings), settings)
@@ -129,14 +128,6 @@ class Tokenizer:
         (folder / "tokenizer_config.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 
-@contextmanager
-def _named_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # the library raises bare Exception
-        raise CheckpointError(f"{path}: not a readable tokeniser: {error}; restore the file") from error
-
-
 def _content(token: object) -> str | None:
     """Return a special token's text; folders write it as a string or as an object."""
     if isinstance(token, dict):
@@ -144,35 +135,36 @@ def _content(token: object) -> str | None:
     return token if isinstance(token, str) else None
 
 
-def _added_tokens(folder: Path, settings: dict[str, Any]) -> Iterator[tuple[int, str]]:
+def _added_tokens(folder: Path, settings: dict[str, Any]) -> Iterator[tuple[int, str, bool]]:
     listed = settings.get("added_tokens_decoder")
     if listed:
-        yield from sorted((int(i), t["content"]) for i, t in listed.items())
+        yield from sorted((int(i), t["content"], True) for i, t in listed.items())
     elif (folder / "added_tokens.json").is_file():
         tokens = read_json_object(folder / "added_tokens.json")
-        yield from sorted((i, t) for t, i in tokens.items())
+        yield from sorted((i, t, True) for t, i in tokens.items())
 
 
 def _qwen2_bpe(folder: Path, settings: dict[str, Any]) -> RustTokenizer:
     """Build Qwen2's tokeniser, which Dream shares, from its vocabulary and merges."""
     from tokenizers import models
 
-    with _named_errors(folder / "vocab.json and merges.txt"):
+    with blaming(f"{folder / 'vocab.json and merges.txt'}: not a readable tokeniser"):
         bpe = models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
-    return byte_level_bpe(bpe, "qwen2", _added_tokens(folder, settings), folder)
+        return byte_level_bpe(bpe, "qwen2", _added_tokens(folder, settings), folder)
 
 
-def byte_level_bpe(bpe: BPE, split: str, special: Iterable[tuple[int, str]], where: Path) -> RustTokenizer:
+def byte_level_bpe(bpe: BPE, split: str, added: Iterable[tuple[int, str, bool]], where: Path) -> RustTokenizer:
     """Return a byte-level tokeniser.
 
     Args:
         bpe: vocabulary and merges.
         split: how text is cut before merging: as the "qwen2" or as the "smollm" family does.
-        special: id and text of each special token.
+        added: id and text of each token that text is searched for before it is cut, and whether it is special: a
+            user's text never spells it.
         where: what to name in an error.
 
     Raises:
-        CheckpointError: the split is unknown, or a special token cannot have its id.
+        CheckpointError: the split is unknown, or an added token cannot have its id.
     """
     from tokenizers import AddedToken, Regex, decoders, normalizers, pre_tokenizers
     from tokenizers import Tokenizer as RustTokenizer
@@ -188,8 +180,8 @@ def byte_level_bpe(bpe: BPE, split: str, special: Iterable[tuple[int, str]], whe
     letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=split == "smollm")
     rust.pre_tokenizer = pre_tokenizers.Sequence([cut, letters])
     rust.decoder = decoders.ByteLevel()
-    for token_id, text in special:
-        rust.add_special_tokens([AddedToken(text, normalized=False, special=True)])
+    for token_id, text, special in added:
+        rust.add_tokens([AddedToken(text, normalized=False, special=special)])
         if rust.token_to_id(text) != token_id:
             got = rust.token_to_id(text)
             raise CheckpointError(f"{where}: the added token {text!r} should have id {token_id}, but got {got}")

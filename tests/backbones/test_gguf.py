@@ -61,8 +61,6 @@ def write_gguf(source: Path, path: Path, quantised: bool = False, **changed: obj
     writer.add_head_count_kv(config["num_key_value_heads"])
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_rope_freq_base(config["rope_theta"])
-    if "scaling" in changed:
-        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
     vocabulary = tokenizer["model"]["vocab"] | {t["content"]: t["id"] for t in tokenizer["added_tokens"]}
     special = {t["id"] for t in tokenizer["added_tokens"]}
     tokens = [token for token, _ in sorted(vocabulary.items(), key=lambda item: item[1])]
@@ -88,7 +86,15 @@ def write_gguf(source: Path, path: Path, quantised: bool = False, **changed: obj
                 raw_dtype=gguf.GGMLQuantizationType.Q8_0,
             )
         elif name not in changed.get("left_out", ()):
-            writer.add_tensor(gguf_name(name), array)
+            writer.add_tensor(gguf_name(name), changed.get("tensors", {}).get(gguf_name(name), array))
+    for key, value in changed.get("fields", {}).items():
+        fields = writer.kv_data[0]
+        if value is None:
+            del fields[key]
+        elif key in fields:
+            fields[key].value = value(fields[key].value) if callable(value) else value
+        else:
+            writer.add_key_value(key, value, gguf.GGUFValueType.get_type(value))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -144,7 +150,11 @@ def test_text_is_read_as_by_the_folder_and_round_trips(tmp_path: Path) -> None:
         ({"architecture": "bert"}, r"architecture 'bert'; read are llama, qwen2"),
         ({"tokenizer": "llama"}, r"tokeniser of kind 'llama'"),
         ({"split": "jina-de"}, r"text is split as 'jina-de'"),
-        ({"scaling": True}, r"rotary positions are scaled"),
+        ({"fields": {"llama.rope.scaling.type": "yarn"}}, r"llama.rope.scaling.type is 'yarn'"),
+        ({"fields": {"llama.rope.scaling.factor": 4.0}}, r"llama.rope.scaling.factor is 4.0"),
+        ({"fields": {"llama.rope.scale_linear": 2.0}}, r"llama.rope.scale_linear is 2.0"),
+        ({"fields": {"llama.rope.scaling.attn_factor": 2.0}}, r"llama.rope.scaling.attn_factor is 2.0"),
+        ({"fields": {"llama.rope.dimension_count": 4}}, r"llama.rope.dimension_count is 4, .* only 16 is read"),
         ({"left_out": ["model.layers.2.mlp.up_proj.weight"]}, r"'model.layers.2.mlp.up_proj.weight' is missing"),
     ],
 )
@@ -152,6 +162,54 @@ def test_what_is_not_read_is_named(changed: dict[str, object], message: str, tmp
     path = write_gguf(CHECKPOINTS / "tiny-llama", tmp_path / "model.gguf", **changed)
     with pytest.raises(CheckpointError, match=message):
         load_backbone(path, device=CPU)
+
+
+def test_rotary_facts_that_change_nothing_are_read(tmp_path: Path) -> None:
+    plain = {"rope.scaling.type": "none", "rope.scaling.factor": 1.0, "rope.scale_linear": 0.0}
+    fields = {f"llama.{key}": value for key, value in (plain | {"rope.dimension_count": 16}).items()}
+    folder = load_backbone(CHECKPOINTS / "tiny-llama", device=CPU)
+    file = load_backbone(write_gguf(CHECKPOINTS / "tiny-llama", tmp_path / "model.gguf", fields=fields), device=CPU)
+    torch.testing.assert_close(hidden(file), hidden(folder), atol=1e-5, rtol=1e-5)
+
+
+TOKENS = "tokenizer.ggml."
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"fields": {TOKENS + "tokens": lambda old: [b"\xff\xfe", *old[1:]]}}, r"UnicodeDecodeError"),
+        ({"fields": {"general.architecture": b"\xff"}}, r"UnicodeDecodeError"),
+        ({"fields": {TOKENS + "merges": lambda old: [*old, "moon shine"]}}, r"`moon` out of vocabulary"),
+        ({"fields": {TOKENS + "bos_token_id": None}}, r"the field 'tokenizer.ggml.bos_token_id' is missing"),
+        ({"fields": {TOKENS + "bos_token_id": 99999}}, r"bos_token_id is 99999, but there are \d+ tokens"),
+        ({"fields": {TOKENS + "token_type": lambda old: old[:-1]}}, r"not a readable GGUF file: ValueError"),
+        ({"fields": {"llama.attention.head_count": 0}}, r"num_attention_heads is 0, not a number above 0"),
+        ({"fields": {"llama.attention.head_count": 3}}, r"llama|LlamaConfig|attn_"),
+        ({"fields": {"llama.attention.head_count_kv": lambda old: old * 99}}, r"attn_k|LlamaConfig|shape"),
+        ({"tensors": {"blk.0.attn_q.weight": np.zeros((63, 64), np.float32)}}, r"'blk.0.attn_q.weight' cannot be read"),
+        ({"tensors": {"blk.0.ffn_up.weight": np.zeros((64, 64), np.int8)}}, r"'blk.0.ffn_up.weight' cannot be read"),
+    ],
+)
+def test_damaged_content_is_named(changed: dict[str, object], message: str, tmp_path: Path) -> None:
+    path = write_gguf(CHECKPOINTS / "tiny-llama", tmp_path / "model.gguf", **changed)
+    with pytest.raises(CheckpointError, match=rf"model\.gguf: .*({message})") as caught:
+        load_backbone(path, device=CPU)
+    assert "rror" not in message or caught.value.__cause__ is not None
+
+
+def test_tokens_that_text_may_spell_are_found_in_it(tmp_path: Path) -> None:
+    """As llama.cpp reads the type "user-defined", and as the folder reads an added token that is not special."""
+    tokens = {"[PAD2010]": "<tool_call>"}
+    fields = {
+        TOKENS + "tokens": lambda old: [tokens.get(t, t) for t in old],
+        TOKENS + "token_type": lambda old: [4 if i == 2010 else kind for i, kind in enumerate(old)],
+    }
+    path = write_gguf(CHECKPOINTS / "tiny-qwen2", tmp_path / "model.gguf", fields=fields)
+    tokenizer = load_backbone(path, device=CPU).tokenizer
+    for parsed in (True, False):
+        assert tokenizer.encode(["a <tool_call> b"], parse_special_tokens=parsed)[0].count(2010) == 1
+    assert 2010 not in tokenizer.special_ids
 
 
 def test_damaged_files_and_a_missing_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

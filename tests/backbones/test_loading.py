@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 from diffretriever.backbones import loading
 from diffretriever.backbones.loading import load_backbone
 from diffretriever.backbones.specs import spec_for
-from diffretriever.errors import AttentionError, CheckpointError, InputError
+from diffretriever.errors import AttentionError, CheckpointError, InputError, blaming
 from tests.backbones.published import CONFIGS, native_model, published_tensors, spec_of, write
 
 FAMILIES = sorted(CONFIGS)
@@ -88,7 +89,7 @@ def test_causal_by_accident_is_caught(name: str, tmp_path: Path, monkeypatch: py
 
 def test_full_by_accident_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write("qwen2", tmp_path, native_model("qwen2"))
-    full = torch.ones(2, 1, 8, 8, dtype=torch.bool)
+    full = torch.ones(1, 1, 8, 8, dtype=torch.bool)
     monkeypatch.setattr("diffretriever.backbones.backbone.attention_mask", lambda *_: full)
     with pytest.raises(AttentionError, match="attention is full, the row says causal"):
         load_backbone(folder, device=CPU)
@@ -269,3 +270,92 @@ def test_a_tensor_that_comes_twice_is_named(tmp_path: Path) -> None:
     save_file(published, folder / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"lm_head.weight'\) is given twice; remove one of its files"):
         load_backbone(folder, device=CPU)
+
+
+@pytest.mark.parametrize("theta", [1e6, None])
+@pytest.mark.parametrize("key", ["type", "rope_type"])
+@pytest.mark.parametrize("kind", ["yarn", "linear", "dynamic"])
+def test_rotary_scaling_is_that_of_transformers(kind: str, key: str, theta: float | None, tmp_path: Path) -> None:
+    folder = write("qwen2", tmp_path, native_model("qwen2"))
+    config = json.loads((folder / "config.json").read_text())
+    del config["auto_map"], config["rope_theta"]
+    plain = config if theta is None else config | {"rope_theta": theta}
+    scaling = {key: kind, "factor": 4.0} | ({"original_max_position_embeddings": 16} if kind == "yarn" else {})
+    # Longer than the model was made for, where "dynamic" begins to scale.
+    plain = plain | {"max_position_embeddings": 16}
+    ids = token_ids()
+    states = []
+    for values in (plain, plain | {"rope_scaling": scaling}):
+        (folder / "config.json").write_text(json.dumps(values))
+        native = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+        backbone = load_backbone(folder, device=CPU, dtype=torch.float32)
+        with torch.inference_mode():
+            states.append(backbone.hidden_states(ids, torch.ones_like(ids).bool()))
+            torch.testing.assert_close(states[-1], native(input_ids=ids).last_hidden_state, atol=2e-5, rtol=1e-4)
+    assert (states[0] - states[1]).abs().max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "message"),
+    [
+        ("dream", {"hidden_size": "32"}, r"hidden_size is '32', not a whole number above 0"),
+        ("dream", {"num_attention_heads": 0}, r"num_attention_heads is 0"),
+        ("llada", {"embedding_size": -1}, r"vocab_size is -1"),
+        ("dream", {"num_hidden_layers": None}, r"no Qwen2Config can be made of its values"),
+        ("dream", {"hidden_act": "moon"}, r"no model can be built of its values: KeyError: 'moon'"),
+        ("dream", {"rope_scaling": {"type": "moon"}}, r"KeyError: 'moon'; restore the file"),
+        ("dream", {"rope_scaling": "moon"}, r"no Qwen2Config can be made of its values"),
+        ("dream", {"rope_theta": "x"}, r"no model can be built of its values: TypeError"),
+    ],
+)
+def test_a_config_of_odd_values_is_named(name: str, changed: dict[str, object], message: str, tmp_path: Path) -> None:
+    folder = write(name, tmp_path, native_model(name))
+    config = json.loads((folder / "config.json").read_text()) | changed
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=rf"config\.json: .*{message}"):
+        load_backbone(folder, device=CPU)
+
+
+@pytest.mark.parametrize("role", ["mask", "eos", "pad"])
+def test_a_special_token_beyond_the_vocabulary_is_refused(role: str, tmp_path: Path) -> None:
+    folder = write("bert", tmp_path, native_model("bert"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {f"{role}_token_id": 99999}))
+    with pytest.raises(CheckpointError, match=rf"the id of the {role} token is 99999, .* has 2048 rows"):
+        load_backbone(folder, device=CPU)
+    (folder / "config.json").write_text(json.dumps(config | {"pad_token_id": -1}))
+    assert load_backbone(folder, device=CPU).special.pad == 2001
+
+
+def test_tensors_of_experts_and_of_fused_layers_that_do_not_fit(tmp_path: Path) -> None:
+    native = native_model("llada2_moe")
+    tensors = published_tensors("llada2_moe", native)
+    expert = "model.layers.1.mlp.experts.{}.up_proj.weight"
+    beyond = tensors | {expert.format(8): tensors[expert.format(3)].clone()}
+    with pytest.raises(CheckpointError, match=r"experts\.8\.up_proj\.weight is of expert 8, the config asks for 8"):
+        load_backbone(write("llada2_moe", tmp_path, native, beyond), device=CPU)
+    fused = "model.layers.1.attention.query_key_value.weight"
+    short = tensors | {fused: tensors[fused][:-3].clone()}
+    with pytest.raises(CheckpointError, match=r"query_key_value\.weight has shape \[61, 32\].* asks for \[64, 32\]"):
+        load_backbone(write("llada2_moe", tmp_path, native, short), device=CPU)
+
+
+def test_weights_that_say_nothing_about_attention_are_named_first(tmp_path: Path) -> None:
+    native = native_model("dream")
+    tensors = published_tensors("dream", native)
+    whole = {name: tensor.to(torch.int8) for name, tensor in tensors.items()}
+    with pytest.raises(CheckpointError, match=r"weight holds int8 numbers: quantised weights are not read"):
+        load_backbone(write("dream", tmp_path, native, whole), device=CPU)
+    zeros = {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
+    with pytest.raises(CheckpointError, match=r"hidden states are the same whatever the tokens are"):
+        load_backbone(write("dream", tmp_path, native, zeros), device=CPU)
+    tensors["model.norm.weight"] = tensors["model.norm.weight"] * float("nan")
+    with pytest.raises(CheckpointError, match=r"hidden states are not finite \(computed in float32\)"):
+        load_backbone(write("dream", tmp_path, native, tensors), device=CPU, dtype=torch.float32)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), PermissionError(), KeyboardInterrupt(), CheckpointError("its own")])
+def test_what_is_no_fault_of_a_file_is_raised_as_it_is(error: BaseException) -> None:
+    with pytest.raises(type(error)) as caught, blaming("x.gguf: not readable"):
+        raise error
+    assert caught.value is error

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -28,7 +30,7 @@ def test_shapes_have_the_published_number_of_weights(name):
 
     spec = spec_for(SHAPES[name]["model_type"])
     with torch.device("meta"):
-        model = getattr(transformers, spec.architecture)(native_config(spec, dict(SHAPES[name]), name))
+        model = getattr(transformers, spec.architecture)(native_config(spec, dict(SHAPES[name]), Path(name)))
     assert sum(p.numel() for p in model.parameters()) == pytest.approx(PARAMETERS[name], rel=0.005)
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from diffretriever.backbones.sources import weights_digest
-from diffretriever.errors import CheckpointError, MissingExtraError
+from diffretriever.errors import CheckpointError, MissingExtraError, blaming
 from diffretriever.tokenizer import Tokenizer, byte_level_bpe
 
 if TYPE_CHECKING:
@@ -30,8 +32,16 @@ _NUMBERS = {
 }
 #: Roles of special tokens -> their names in the format.
 _ROLES = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
-#: Type of a token that text never spells out, such as <|im_end|>.
-_CONTROL = 3
+#: Types of tokens that text is searched for before it is cut: those that text never spells out, such as <|im_end|>, and
+#: those that it may, such as <tool_call>.
+_CONTROL, _USER_DEFINED = 3, 4
+#: What the fields that change rotary positions may be, first what their absence means.
+_PLAIN = {
+    "rope.scaling.type": ("none",),
+    "rope.scaling.factor": (1, 0),
+    "rope.scale_linear": (1, 0),
+    "rope.scaling.attn_factor": (1,),
+}
 
 
 class GgufSource:
@@ -48,11 +58,9 @@ class GgufSource:
             from gguf import GGUFReader
         except ImportError as error:
             raise MissingExtraError("gguf", "gguf", "reading a GGUF file") from error
-        try:
+        with self._named():
             self._reader: GGUFReader = GGUFReader(path)
-        except (OSError, ValueError, KeyError, IndexError) as error:
-            raise CheckpointError(f"{path}: not a readable GGUF file: {error}; restore the file") from error
-        self._architecture = str(self._field("general.architecture"))
+            self._architecture = str(self._field("general.architecture"))
         if self._architecture not in _PAIRED:
             raise CheckpointError(
                 f"{path}: architecture {self._architecture!r}; read are {', '.join(_PAIRED)}. Convert the model to a "
@@ -63,23 +71,41 @@ class GgufSource:
         """Return the config as config.json would have it.
 
         Raises:
-            CheckpointError: a number is missing, or positions are scaled, which is not supported.
+            CheckpointError: a number is missing or none, or positions are scaled or part of a head is rotated, which
+                is not supported.
         """
-        if self._number("rope.scaling.type", "none") != "none" or "rope_freqs.weight" in self._names:
-            raise CheckpointError(f"{self.path}: rotary positions are scaled, which is read from folders only")
-        config = {name: self._number(key) for name, key in _NUMBERS.items()}
-        heads, width = config["num_attention_heads"], config["hidden_size"]
-        roles = {f"{r}_token_id": self._field(f"tokenizer.ggml.{n}_token_id", None) for r, n in _ROLES.items()}
-        return {
-            **config,
-            **{name: token_id for name, token_id in roles.items() if token_id is not None},
-            "model_type": self._architecture,
-            "num_key_value_heads": self._number("attention.head_count_kv", heads),
-            "head_dim": self._number("attention.key_length", width // heads),
-            "rope_theta": self._number("rope.freq_base", 10000.0),
-            "vocab_size": len(self._tokens),
-            "tie_word_embeddings": "output.weight" not in self._names,
-        }
+        with self._named():
+            config = {name: self._number(key) for name, key in _NUMBERS.items()}
+            heads, width = config["num_attention_heads"], config["hidden_size"]
+            config["num_key_value_heads"] = self._number("attention.head_count_kv", heads)
+            for name, value in config.items():
+                if not isinstance(value, int | float) or value <= 0:
+                    raise CheckpointError(f"{self.path}: {name} is {value!r}, not a number above 0; restore the file")
+            head_dim = self._number("attention.key_length", width // heads)
+            self._check_rotation(head_dim)
+            return {
+                **config,
+                **{f"{role}_token_id": token_id for role, token_id in self._roles.items()},
+                "model_type": self._architecture,
+                "head_dim": head_dim,
+                "rope_theta": self._number("rope.freq_base", 10000.0),
+                "vocab_size": len(self._tokens),
+                "tie_word_embeddings": "output.weight" not in self._names,
+            }
+
+    def _check_rotation(self, head_dim: int) -> None:
+        """Raise if positions are rotated in another way than whole heads by plain frequencies."""
+        for key, plain in {**_PLAIN, "rope.dimension_count": (head_dim,)}.items():
+            if (value := self._number(key, plain[0])) not in plain:
+                raise CheckpointError(
+                    f"{self.path}: rotary positions are scaled or rotate part of a head: {self._architecture}.{key} is "
+                    f"{value!r}, of a GGUF file only {plain[0]!r} is read; convert the model to a folder"
+                )
+        if "rope_freqs.weight" in self._names:
+            raise CheckpointError(
+                f"{self.path}: rotary positions are scaled by the tensor rope_freqs.weight, which is not supported; "
+                "convert the model to a folder"
+            )
 
     def tokenizer(self) -> Tokenizer:
         """Return the tokeniser, byte-level pair encoding.
@@ -90,38 +116,55 @@ class GgufSource:
         from tokenizers.models import BPE
         from tokenizers.processors import TemplateProcessing
 
-        kind = self._field("tokenizer.ggml.model")
-        if kind != "gpt2":
-            raise CheckpointError(f"{self.path}: tokeniser of kind {kind!r}; only byte-level BPE ('gpt2') is read")
-        merges = [(a, b) for a, _, b in (m.partition(" ") for m in self._field("tokenizer.ggml.merges"))]
-        types = self._field("tokenizer.ggml.token_type")
-        special = [(i, t) for i, (t, kind) in enumerate(zip(self._tokens, types, strict=True)) if kind == _CONTROL]
-        bpe = BPE(vocab={t: i for i, t in enumerate(self._tokens)}, merges=merges)
-        split = str(self._field("tokenizer.ggml.pre", ""))
-        rust = byte_level_bpe(bpe, split, special, self.path)
-        ids = {role: self._field(f"tokenizer.ggml.{name}_token_id", None) for role, name in _ROLES.items()}
-        named = {f"{role}_token": self._tokens[i] for role, i in ids.items() if i is not None}
-        if self._field("tokenizer.ggml.add_bos_token", False):
-            begin = (named["bos_token"], int(ids["bos"]))
-            rust.post_processor = TemplateProcessing(single=f"{begin[0]} $A", pair=None, special_tokens=[begin])
-        return Tokenizer(rust, {**named, "additional_special_tokens": [t for _, t in special]})
+        with self._named():
+            kind = self._field("tokenizer.ggml.model")
+            if kind != "gpt2":
+                raise CheckpointError(f"{self.path}: tokeniser of kind {kind!r}; only byte-level BPE ('gpt2') is read")
+            merges = [(a, b) for a, _, b in (m.partition(" ") for m in self._field("tokenizer.ggml.merges"))]
+            types = enumerate(zip(self._tokens, self._field("tokenizer.ggml.token_type"), strict=True))
+            added = [(i, t, kind == _CONTROL) for i, (t, kind) in types if kind in (_CONTROL, _USER_DEFINED)]
+            bpe = BPE(vocab={t: i for i, t in enumerate(self._tokens)}, merges=merges)
+            rust = byte_level_bpe(bpe, str(self._field("tokenizer.ggml.pre", "")), added, self.path)
+            if self._field("tokenizer.ggml.add_bos_token", False):
+                begin = self._tokens[self._field("tokenizer.ggml.bos_token_id")]
+                pair = (begin, self._roles["bos"])
+                rust.post_processor = TemplateProcessing(single=f"{begin} $A", pair=None, special_tokens=[pair])
+            named = {f"{role}_token": self._tokens[i] for role, i in self._roles.items()}
+            return Tokenizer(rust, {**named, "additional_special_tokens": [t for _, t, control in added if control]})
 
     def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield the tensors in fp32, under the names of the format, q and k in the order of the native classes."""
         from gguf.quants import dequantize
 
         for tensor in self._reader.tensors:
-            value = torch.from_numpy(dequantize(tensor.data, tensor.tensor_type).copy())
-            if _PAIRED[self._architecture] and ".attn_q." in tensor.name:
-                value = _halves(value, self._number("attention.head_count"))
-            elif _PAIRED[self._architecture] and ".attn_k." in tensor.name:
-                heads = self._number("attention.head_count")
-                value = _halves(value, self._number("attention.head_count_kv", heads))
-            yield tensor.name, value
+            with blaming(f"{self.path}: the tensor {tensor.name!r} cannot be read"):
+                value = dequantize(tensor.data, tensor.tensor_type)
+                if _PAIRED[self._architecture] and ".attn_q." in tensor.name:
+                    value = _halves(value, self._number("attention.head_count"))
+                elif _PAIRED[self._architecture] and ".attn_k." in tensor.name:
+                    heads = self._number("attention.head_count")
+                    value = _halves(value, self._number("attention.head_count_kv", heads))
+                value = value.copy()  # of a file's pages that may only be read
+            yield tensor.name, torch.from_numpy(value)
 
     def digest(self) -> str:
         """Return a quick hash of the file."""
         return weights_digest([self.path])
+
+    def _named(self) -> AbstractContextManager[None]:
+        return blaming(f"{self.path}: not a readable GGUF file")
+
+    @cached_property
+    def _roles(self) -> dict[str, int]:
+        """The ids of special tokens by role."""
+        found = {role: self._field(f"tokenizer.ggml.{name}_token_id", None) for role, name in _ROLES.items()}
+        for role, token_id in found.items():
+            if token_id is not None and not 0 <= token_id < len(self._tokens):
+                raise CheckpointError(
+                    f"{self.path}: {role}_token_id is {token_id}, but there are {len(self._tokens)} tokens; restore "
+                    "the file"
+                )
+        return {role: int(token_id) for role, token_id in found.items() if token_id is not None}
 
     @cached_property
     def _tokens(self) -> list[str]:
@@ -144,7 +187,7 @@ class GgufSource:
         return default
 
 
-def _halves(rows: torch.Tensor, heads: int) -> torch.Tensor:
+def _halves(rows: np.ndarray, heads: int) -> np.ndarray:
     """Return the rows [heads * d, ...] of q or k with each head's two rotary halves one after the other."""
     size = rows.shape[0] // heads
-    return rows.reshape(heads, size // 2, 2, *rows.shape[1:]).transpose(1, 2).reshape(rows.shape)
+    return rows.reshape(heads, size // 2, 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)

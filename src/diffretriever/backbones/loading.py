@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import threading
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from diffretriever.backbones.packing import enable_packing
 from diffretriever.backbones.sources import FolderSource, Source
 from diffretriever.backbones.specs import BackboneSpec, spec_for
 from diffretriever.backbones.weights import load_weights
-from diffretriever.errors import CheckpointError, InputError, MissingExtraError
+from diffretriever.errors import CheckpointError, InputError, MissingExtraError, blaming
 from diffretriever.sequences import SpecialIds
 from diffretriever.tokenizer import Tokenizer
 
@@ -30,6 +31,11 @@ if TYPE_CHECKING:
 
 # Kept by no native config; "auto_map" would name remote code.
 _DROPPED = ("auto_map", "architectures", "model_type", "transformers_version", "torch_dtype", "dtype", "_name_or_path")
+
+#: Sizes by their native names, checked here because the native classes fail on them in ways that do not name them.
+_SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size")
+#: Keys whose null means what their absence means, which the native classes take for a value.
+_NO_NULL = ("rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor", "sliding_window")
 
 
 def load_backbone(
@@ -69,8 +75,10 @@ def load_backbone(
     apart = tokenizer_folder is not None and tokenizer_folder != folder
     tokenizer = Tokenizer.from_folder(tokenizer_folder) if apart and tokenizer_folder else source.tokenizer()
     config = native_config(spec, config_json, where=folder)
+    special = special_ids(spec, config_json, tokenizer, folder, config.vocab_size)
     config._attn_implementation = _attention_implementation(attention, spec, device, dtype)
-    model = _empty_model(spec, config)
+    with blaming(f"{_file_of(folder)}: no model can be built of its values"):
+        model = _empty_model(spec, config)
     target = torch.device("cpu") if device_map else device
     whole = load_weights(model, spec, config, source, dtype, target, head=head)
     digest = hashlib.sha256(source.digest().encode())
@@ -84,9 +92,8 @@ def load_backbone(
     set_direction(model, spec)
     if attention == "auto":
         enable_packing(spec, model)
-    special = special_ids(spec, config_json, tokenizer, folder)
     backbone = Backbone(model.eval(), spec, tokenizer, special, digest.hexdigest()[:16]).eval()
-    probe_attention(backbone)
+    probe_attention(backbone, folder)
     if device.type == "cuda" and backbone.packs:
         backbone.use_graphs()
     return backbone
@@ -100,27 +107,34 @@ def native_config(spec: BackboneSpec, published: dict[str, Any], where: Path) ->
     """Return the native class's config for a published one; `auto_map` is never followed.
 
     Raises:
-        CheckpointError: a value asks for something the native class does not compute.
+        CheckpointError: a value is of another kind, or asks for something the native class does not compute.
     """
     import transformers
 
     for key, wanted in spec.requires.items():
         if key in published and published[key] != wanted:
-            raise CheckpointError(f"{where}/config.json: {key} is {published[key]!r}; only {wanted!r} is supported")
+            raise CheckpointError(f"{_file_of(where)}: {key} is {published[key]!r}; only {wanted!r} is supported")
     values = {k: v for k, v in published.items() if k not in _DROPPED and k not in spec.requires}
     for old, new in spec.config_keys.items():
         if old in values:
             values[new] = values.pop(old)
+    for key in _SIZES:
+        if values.get(key) is not None and not (isinstance(values[key], int) and values[key] > 0):
+            raise CheckpointError(
+                f"{_file_of(where)}: {key} is {values[key]!r}, not a whole number above 0; restore the file"
+            )
     values = {**spec.config_values, **values, "use_cache": False}
-    theta, scaling = values.pop("rope_theta", None), values.pop("rope_scaling", None)
-    if theta is not None and not values.get("rope_parameters"):
-        partial = {k: values[k] for k in ("partial_rotary_factor",) if k in values}
-        values["rope_parameters"] = {"rope_type": "default", "rope_theta": theta, **(scaling or {}), **partial}
-    if values.get("sliding_window") is None:
-        values.pop("sliding_window", None)
+    values = {k: v for k, v in values.items() if v is not None or k not in _NO_NULL}
     config_class = getattr(transformers, spec.architecture).config_class
-    config: PretrainedConfig = config_class(**values)
+    with blaming(f"{_file_of(where)}: no {config_class.__name__} can be made of its values"):
+        # A copy, because what rotary positions need is written into the given values.
+        config: PretrainedConfig = config_class(**copy.deepcopy(values))
     return config
+
+
+def _file_of(where: Path) -> Path:
+    """Return the file that a source's config is in, for messages."""
+    return where if where.suffix == ".gguf" else where / "config.json"
 
 
 def _attention_implementation(wanted: str, spec: BackboneSpec, device: torch.device, dtype: torch.dtype) -> str:
@@ -182,21 +196,28 @@ def _dispatch(model: nn.Module, device_map: str | dict[str, int | str]) -> nn.Mo
     return dispatched
 
 
-def special_ids(spec: BackboneSpec, config: dict[str, Any], tokenizer: Tokenizer, folder: Path) -> SpecialIds:
+def special_ids(
+    spec: BackboneSpec, config: dict[str, Any], tokenizer: Tokenizer, folder: Path, vocabulary_size: int
+) -> SpecialIds:
     """Return the ids of mask, end and padding that config and tokeniser name.
 
     Raises:
-        CheckpointError: neither names a token that is needed.
+        CheckpointError: neither names a token that is needed, or one is beyond the rows of the vocabulary.
     """
 
     def first_id(role: str, *fallbacks: str | None) -> int | None:
         value = config.get(f"{role}_token_id")
-        if isinstance(value, int):
-            return value
+        # -1, which the first Llama models give for the padding token, stands for none.
+        found = value if isinstance(value, int) and value != -1 else None
         for text in (tokenizer.named.get(f"{role}_token"), *fallbacks):
-            if text is not None and (found := tokenizer.id_of(text)) is not None:
-                return found
-        return None
+            if found is None and text is not None:
+                found = tokenizer.id_of(text)
+        if found is not None and not 0 <= found < vocabulary_size:
+            raise CheckpointError(
+                f"{folder}: the id of the {role} token is {found}, but the vocabulary has {vocabulary_size} rows; "
+                f"correct {role}_token_id in {_file_of(folder).name}, or give the tokeniser of this model"
+            )
+        return found
 
     separator = tokenizer.named.get("sep_token")
     end = first_id("eos", separator, "[SEP]")

@@ -108,7 +108,8 @@ def _renamed(
     for name, tensor in source.tensors():
         for pattern, replacements in spec.splits:
             if re.fullmatch(pattern, name):
-                for part, new in zip(_split_qkv(tensor, config), replacements, strict=True):
+                parts = _split_qkv(tensor, config, where=f"{source.path}: {name}")
+                for part, new in zip(parts, replacements, strict=True):
                     yield name, re.sub(pattern, new, name), None, part
                 break
         else:
@@ -123,10 +124,12 @@ def _stacked(spec: BackboneSpec, name: str) -> tuple[str, tuple[int, str] | None
     return native_name(spec, name), None
 
 
-def _split_qkv(tensor: torch.Tensor, config: PretrainedConfig) -> tuple[torch.Tensor, ...]:
+def _split_qkv(tensor: torch.Tensor, config: PretrainedConfig, where: str) -> tuple[torch.Tensor, ...]:
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
-    return torch.split(tensor, [heads * head_dim, kv_heads * head_dim, kv_heads * head_dim])
+    rows = [heads * head_dim, kv_heads * head_dim, kv_heads * head_dim]
+    _same_shape(torch.Size([sum(rows), *tensor.shape[1:]]), tensor.shape, where)
+    return torch.split(tensor, rows)
 
 
 def _assign(
@@ -141,6 +144,9 @@ def _assign(
     path, _, leaf = name.rpartition(".")
     module = model.get_submodule(path)
     current = getattr(module, leaf)
+    if not tensor.is_floating_point():
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise CheckpointError(f"{where} holds {kind} numbers: quantised weights are not read; give the model's own")
     keep_fp32 = not isinstance(current, nn.Parameter) and current.dtype == torch.float32
     tensor = tensor.to(device=device, dtype=torch.float32 if keep_fp32 else dtype)
     if part is not None:
@@ -148,6 +154,8 @@ def _assign(
             current = nn.Parameter(torch.zeros(current.shape, dtype=dtype, device=device), requires_grad=False)
             setattr(module, leaf, current)
         expert, half = part
+        if expert >= len(current):
+            raise CheckpointError(f"{where} is of expert {expert}, the config asks for {len(current)}, numbered from 0")
         rows = current.data[expert]
         target = rows if half == "all" else rows.chunk(2)[int(half)]
         _same_shape(target.shape, tensor.shape, where)

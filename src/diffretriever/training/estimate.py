@@ -176,7 +176,7 @@ def hollow_module(settings: TrainingSettings, source: Source) -> RetrieverModule
     config = native_config(spec, config_json, source.path)
     with torch.device("meta"):
         model: nn.Module = getattr(transformers, spec.architecture)(config)
-    special = special_ids(spec, config_json, tokenizer, source.path)
+    special = special_ids(spec, config_json, tokenizer, source.path, config.vocab_size)
     backbone = Backbone(model, spec, tokenizer, special, fingerprint="")
     wanted = replace(settings.model, slot_start="random" if settings.model.slot_embeddings else "auto")
     return build_module(Base(backbone, settings.model.checkpoint_settings(), None), wanted, settings.seed)

@@ -47,7 +47,7 @@ def open_adaptable(name: str | Path, device: torch.device) -> Backbone:
         raise CheckpointError(f"{name}: a {backbone.spec.name} model attends in blocks and cannot be adapted further")
     backbone.requires_grad_(True)
     set_dropout(backbone, 0.0)
-    probe_attention(backbone)
+    probe_attention(backbone, folder)
     return backbone
 
 
