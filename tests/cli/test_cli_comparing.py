@@ -63,6 +63,19 @@ def test_the_picture_of_differences(cli, runs, tmp_path):
     assert "written as .pdf, .png, .svg" in refused.err
 
 
+def test_dollars_in_a_name_are_no_formula_of_the_picture(cli, runs, tmp_path):
+    odd = [tmp_path / r"$\frac$ a.trec", tmp_path / r"$\frac$ b.trec"]
+    for run, copy in zip(runs, odd, strict=False):
+        lines = [line.split() for line in run.read_text(encoding="utf-8").splitlines()]
+        # Of one tag, so that the files' names are the labels.
+        copy.write_text("".join(" ".join([*line[:5], "tag"]) + "\n" for line in lines), encoding="utf-8")
+    picture = tmp_path / "p.svg"
+    done = cli("compare", *odd, "--qrels", QRELS, "--resamples", 20, "--plot", picture)
+    assert done.code == 0, done.err
+    assert r"\frac" in done.out
+    assert "<svg" in picture.read_text(encoding="utf-8")
+
+
 def test_too_many_pairs_are_drawn_against_the_best(cli, runs, tmp_path):
     copies = [shutil.copy(run, tmp_path / f"copy-{run.name}") for run in runs[1:]]
     done = cli("compare", *runs, *copies, "--qrels", QRELS, "--resamples", 20, "--plot", tmp_path / "p.png")

@@ -4,6 +4,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from diffretriever.studies.figures import style
 from diffretriever.studies.figures.curves import Curve, CurvePanel, curves_figure, short_number
 from diffretriever.studies.figures.differences import DifferencePanel, differences_figure
 from diffretriever.studies.figures.heatmap import HeatPanel, heatmap_figure
@@ -89,3 +90,41 @@ def test_looks_differ_in_more_than_colour():
 )
 def test_counts_on_an_axis_are_short(value, shown):
     assert short_number(value) == shown
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """Reads the texts of a figure, which are written as text then instead of drawn."""
+    monkeypatch.setitem(style._RC, "svg.fonttype", "none")
+
+    def texts(figure):
+        root = ElementTree.fromstring(figure.standing())
+        return ["".join(text.itertext()) for text in root.iter("{http://www.w3.org/2000/svg}text")]
+
+    return texts
+
+
+NAME = r"$\frac$ $x_$ $y$"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_dollars_in_names_are_drawn_as_dollars(written, kind):
+    if kind == "tradeoff":
+        points = [TradePoint(NAME, "single", 0.4, 10.0), TradePoint(NAME + "2", "lexical", 0.3, None)]
+        figure = tradeoff_figure("t", "", "", [TradePanel(NAME, NAME, "ms", tuple(points))])
+    elif kind == "curves":
+        figure = curves_figure("c", "", "", [CurvePanel(NAME, "tokens", "ms", (Curve(NAME, (1.0,), (2.0,)),))])
+    elif kind == "heat":
+        figure = heatmap_figure("h", "", "", NAME, [HeatPanel(NAME, {(1, 1): 0.5}, {})])
+    else:
+        figure = differences_figure("d", "", "", NAME, [DifferencePanel(NAME, NAME, NAME, (0.5,))])
+    texts = written(figure)
+    assert any(NAME in text for text in texts)
+    # The only formulas are those of the axes of heat maps, which are set letter by letter.
+    assert any("".join(text.split()) == "queryslotsKq" for text in texts) == (kind == "heat")
+
+
+def test_values_lose_a_leading_zero_and_no_other(written):
+    values = {(1, 1): 10.25, (1, 4): 0.25, (4, 1): 100.0, (4, 4): 1.0}
+    texts = written(heatmap_figure("h", "", "", "m", [HeatPanel("p", values, {})]))
+    assert {"10.250", ".250", "100.000", "1.000"} <= set(texts)

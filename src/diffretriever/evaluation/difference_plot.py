@@ -40,22 +40,25 @@ def plot_differences(evaluations: Mapping[str, Evaluation], pairs: Sequence[Pair
     if not pairs:
         raise InputError("a picture of differences needs two runs")
     try:
+        import matplotlib
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingExtraError("matplotlib", "eval", "drawing a picture") from error
     shown = pairs[:MOST_PANELS]
     columns = min(_COLUMNS, len(shown))
     rows = math.ceil(len(shown) / columns)
-    figure = Figure(figsize=(4.2 * columns, 3.1 * rows + 0.5), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
-    for axes, pair in zip(grid.flat, shown, strict=False):
-        _panel(axes, evaluations, pair)
-    for axes in list(grid.flat)[len(shown) :]:
-        axes.set_visible(False)
-    for row in grid:
-        row[0].set_ylabel(f"difference in {shown[0].measure}")
-    figure.suptitle(f"{shown[0].measure} per query, sorted; p by randomisation, Holm-corrected", fontsize=11)
-    figure.savefig(path, dpi=150)
+    # Names come from users: dollars in them are dollars, not formulas.
+    with matplotlib.rc_context({"text.parse_math": False}):
+        figure = Figure(figsize=(4.2 * columns, 3.1 * rows + 0.5), layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+        for axes, pair in zip(grid.flat, shown, strict=False):
+            _panel(axes, evaluations, pair)
+        for axes in list(grid.flat)[len(shown) :]:
+            axes.set_visible(False)
+        for row in grid:
+            row[0].set_ylabel(f"difference in {shown[0].measure}")
+        figure.suptitle(f"{shown[0].measure} per query, sorted; p by randomisation, Holm-corrected", fontsize=11)
+        figure.savefig(path, dpi=150)
 
 
 def _panel(axes: Axes, evaluations: Mapping[str, Evaluation], pair: Pair) -> None:

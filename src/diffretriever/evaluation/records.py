@@ -42,6 +42,19 @@ def read_record(kind: type[R], path: Path) -> R:
         raise CorpusError(f"{path}: {error}; the file is damaged or of another version") from error
 
 
+def incomplete(path: Path, what: str, command: str) -> CorpusError:
+    """Return the error of a file whose fields fit one by one and not together, as after an edit by hand.
+
+    Args:
+        path: the file.
+        what: what does not fit.
+        command: what writes such files.
+    """
+    return CorpusError(
+        f"{path}: {what}; the file was edited or is damaged: restore it, or delete it and run `{command}` again"
+    )
+
+
 def record_of(kind: type[R], value: object, where: str = "") -> R:
     """Return the record that a JSON object describes.
 

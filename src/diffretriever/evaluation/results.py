@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from diffretriever.errors import CorpusError
-from diffretriever.evaluation.records import read_record, write_record
+from diffretriever.evaluation.records import incomplete, read_record, write_record
 from diffretriever.json_files import read_json_object
 from diffretriever.machine import Machine
 from diffretriever.representations import Provenance
@@ -284,7 +284,7 @@ class Results:
         """Return the results of a folder, or of a `results.json`.
 
         Raises:
-            CorpusError: the file is missing, damaged, or of a newer version.
+            CorpusError: the file is missing, damaged, incomplete, or of a newer version.
         """
         path = Path(folder)
         path = path if path.suffix == ".json" else path / RESULTS_FILE
@@ -293,7 +293,12 @@ class Results:
         schema = read_json_object(path, CorpusError).get("schema")
         if schema != SCHEMA:
             raise CorpusError(f"{path}: layout {schema!r}, this version reads {SCHEMA}; evaluate again, or upgrade")
-        return read_record(Results, path)
+        found = read_record(Results, path)
+        for number, mode in enumerate(found.modes):
+            if lacking := [measure for measure in mode.measures if not mode.per_query.get(measure)]:
+                what = f"modes[{number}].per_query has no values of {lacking[0]!r}, of which measures has the mean"
+                raise incomplete(path, what, "diffretriever evaluate")
+        return found
 
 
 def find_results(root: str | Path) -> list[tuple[Path, Results]]:

@@ -15,16 +15,18 @@ class Cell:
         text: what it says.
         mark: a sign set above the line, such as a dagger.
         strong: whether it stands out, as the best of its column does.
+        meaning: what the sign means, for those who hear the page.
     """
 
     text: str
     mark: str = ""
     strong: bool = False
+    meaning: str = ""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table; every column but the first `words` holds numbers.
+    """A table; every column but the first `words`, which tell the rows apart, holds numbers.
 
     Attributes:
         title: what it shows.

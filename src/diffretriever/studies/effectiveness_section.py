@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from diffretriever.studies.document import Block, Cell, Paragraph, Section, Table
 from diffretriever.studies.effectiveness import Board, QueryLatency, Row, query_latency
@@ -36,7 +37,7 @@ def effectiveness_section(board: Board, marks: Marks, note: str) -> Section:
     marked = []
     for row in rows:
         cells = [
-            Cell(cell.text, cell.mark, cell.text != "–" and float(cell.text) == top)
+            replace(cell, strong=cell.text != "–" and float(cell.text) == top)
             for cell, top in zip(row[2:], best, strict=True)
         ]
         marked.append((*row[:2], *cells))
@@ -50,7 +51,9 @@ def _row(board: Board, row: Row, marks: Marks) -> tuple[Cell, ...]:
     cells = [Cell(row.label), Cell(row.mode)]
     for task in board.tasks:
         value = row.value(task, board.measure)
-        cells.append(Cell("–" if value is None else f"{value:.4f}", signs[marks.get((row.name, task), "")]))
+        kind = marks.get((row.name, task), "")
+        meaning = f"significantly {kind}" if kind else ""
+        cells.append(Cell("–" if value is None else f"{value:.4f}", signs[kind], meaning=meaning))
     if len(board.tasks) > 1:
         mean = board.mean(row)
         cells.append(Cell("–" if mean is None else f"{mean:.4f}"))

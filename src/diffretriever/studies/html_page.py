@@ -26,8 +26,9 @@ a { color: var(--link); }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; font-weight: 600; padding: .4rem 0; }
 th, td { padding: .3rem .7rem; text-align: right; white-space: nowrap; }
-th.word, td.word { text-align: left; }
+th.word { text-align: left; }
 thead th { border-bottom: 2px solid var(--grid); vertical-align: bottom; }
+tbody th { font-weight: inherit; }
 tbody tr:nth-child(even) { background: var(--row); }
 sup { line-height: 0; }
 figure { margin: 1.5rem 0 2rem; }
@@ -66,7 +67,7 @@ def _block(block: Block) -> str:
     if isinstance(block, Paragraph):
         return f"<p>{escape(block.text)}</p>"
     if isinstance(block, Listing):
-        return "<pre>" + "\n".join(escape(line) for line in block.lines) + "</pre>"
+        return f"<pre{_region('lines')}>" + "\n".join(escape(line) for line in block.lines) + "</pre>"
     if isinstance(block, Figure):
         caption = f"<figcaption><b>{escape(block.title)}</b>{escape(block.caption)}</figcaption>"
         return f"<figure>\n{block.inline()}\n{caption}\n</figure>"
@@ -76,13 +77,13 @@ def _block(block: Block) -> str:
 def _table(table: Table) -> str:
     head = "".join(f'<th scope="col"{_word(i, table.words)}>{escape(name)}</th>' for i, name in enumerate(table.head))
     rows = "\n".join(
-        "<tr>" + "".join(f"<td{_word(i, table.words)}>{_cell(cell)}</td>" for i, cell in enumerate(row)) + "</tr>"
+        "<tr>" + "".join(_entry(cell, header=i < table.words) for i, cell in enumerate(row)) + "</tr>"
         for row in table.rows
     )
     note = f'\n<p class="note">{escape(table.note)}</p>' if table.note else ""
     return (
-        f'<div class="scroll"><table>\n<caption>{escape(table.title)}</caption>\n<thead><tr>{head}</tr></thead>\n'
-        f"<tbody>\n{rows}\n</tbody>\n</table></div>{note}"
+        f'<div class="scroll"{_region(table.title)}><table>\n<caption>{escape(table.title)}</caption>\n'
+        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table></div>{note}"
     )
 
 
@@ -90,6 +91,16 @@ def _word(column: int, words: int) -> str:
     return ' class="word"' if column < words else ""
 
 
+def _region(name: str) -> str:
+    """Return the attributes of a part that may be wider than the page, so that keys scroll it as well."""
+    return f' tabindex="0" role="region" aria-label="{escape(name)}"'
+
+
+def _entry(cell: Cell, *, header: bool) -> str:
+    return f'<th scope="row" class="word">{_cell(cell)}</th>' if header else f"<td>{_cell(cell)}</td>"
+
+
 def _cell(cell: Cell) -> str:
     text = f"<strong>{escape(cell.text)}</strong>" if cell.strong else escape(cell.text)
-    return text + (f"<sup>{escape(cell.mark)}</sup>" if cell.mark else "")
+    said = f' role="img" aria-label="{escape(cell.meaning)}"' if cell.meaning else ""
+    return text + (f"<sup{said}>{escape(cell.mark)}</sup>" if cell.mark else "")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffretriever.errors import CorpusError
-from diffretriever.evaluation.records import read_record, write_record
+from diffretriever.evaluation.records import incomplete, read_record, write_record
 from diffretriever.json_files import read_json_object
 from diffretriever.machine import Machine
 from diffretriever.studies.timing import Timing
@@ -157,10 +157,14 @@ class LatencyResults:
         """Return what `write` wrote.
 
         Raises:
-            CorpusError: the file is damaged, or of another version.
+            CorpusError: the file is damaged or incomplete, or of another version.
         """
         check_schema(path, SCHEMA, "diffretriever latency")
-        return read_record(LatencyResults, path)
+        found = read_record(LatencyResults, path)
+        known = {system.key for system in found.systems}
+        if unknown := [point.key for point in found.encoding if point.key not in known]:
+            raise incomplete(path, f"systems has no {unknown[0]!r}, which encoding names", "diffretriever latency")
+        return found
 
 
 def check_schema(path: Path, supported: int, command: str) -> None:

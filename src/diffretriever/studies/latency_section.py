@@ -23,10 +23,12 @@ def latency_section(measured: LatencyResults, number: int) -> Section:
             f"Measured on {where}, {', '.join(kinds)}, after a warm-up, all systems taking turns. A text goes in as "
             "a string; tokenising, prompt, vectors and term weights are part of the time. Searches are exact, over "
             f"random unit vectors in memory.{_busy(measured.machine)}"
-        ),
-        _figure(measured, where, number),
-        _encoding_table(measured),
+        )
     ]
+    if measured.encoding or measured.search:
+        blocks.append(_figure(measured, where, number))
+    if measured.encoding:  # where every length was longer than the systems take, there is none
+        blocks.append(_encoding_table(measured))
     if measured.checks:
         blocks.append(_ratio_table(measured))
     if measured.search:
@@ -66,7 +68,9 @@ def _figure(measured: LatencyResults, where: str, number: int) -> Figure:
                     tuple(p.one.p95_ms for p in own),
                 )
             )
-    panels = [CurvePanel("Encoding one text", "tokens of the text", "median ms, log scale", tuple(encoding))]
+    panels = []
+    if encoding:
+        panels.append(CurvePanel("Encoding one text", "tokens of the text", "median ms, log scale", tuple(encoding)))
     search = []
     widths = sorted({p.dim for p in measured.search})
     for dim in widths:
@@ -104,7 +108,7 @@ def _encoding_table(measured: LatencyResults) -> Table:
             own = [p for p in measured.encoding if p.key == system.key and p.length == length]
             row.append(Cell(f"{own[0].texts_per_second:,.1f}" if own else "–"))
         rows.append(tuple(row))
-    batch = measured.encoding[0].batch if measured.encoding else 0
+    batch = measured.encoding[0].batch
     head = ("system", "weights", *(f"{n} tokens" for n in lengths))
     throughput = tuple(f"texts/s, {n} tokens" for n in (lengths[0], lengths[-1]))
     note = f"Milliseconds, median / 95th percentile, one text at a time; texts per second in batches of {batch}."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from urllib.parse import quote
 
 from diffretriever.studies.document import Block, Cell, Document, Listing, Paragraph, Table
 from diffretriever.studies.figures.style import Figure
@@ -43,9 +44,9 @@ def _block(block: Block, folder: str) -> str:
         fence = "`" * max(3, longest + 1)
         return "\n".join([fence + "text", *block.lines, fence])
     if isinstance(block, Figure):
-        return (
-            f"![{_plain(block.title)}]({folder}/{block.name}.svg)\n\n*{_plain(block.title)}.* {_plain(block.caption)}"
-        )
+        # A blank or a parenthesis would end the address.
+        image = f"![{_plain(block.title)}]({quote(folder, safe='')}/{block.name}.svg)"
+        return f"{image}\n\n*{_plain(block.title)}.* {_plain(block.caption)}"
     return _table(block)
 
 
@@ -68,4 +69,4 @@ def _cell(cell: Cell) -> str:
 
 def _plain(text: str) -> str:
     """Return text that Markdown shows as it is, on one line."""
-    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*_\[\]<>|#&~$])", r"\\\1", " ".join(text.split()))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any, TypeVar
 
 from diffretriever.errors import CorpusError, InputError
 from diffretriever.evaluation.results import RESULTS_FILE, Results
@@ -23,6 +25,11 @@ from diffretriever.studies.latency_section import latency_section
 from diffretriever.studies.significance import marks_against
 from diffretriever.studies.sweep_results import SWEEP_FILE, SweepResults
 from diffretriever.studies.sweep_section import sweep_section
+
+V = TypeVar("V")
+
+#: Characters that no XML file may hold, an SVG included, or that no UTF-8 file can: controls and lone surrogates.
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
 @dataclass(frozen=True)
@@ -99,6 +106,7 @@ def compose(inputs: Inputs, choices: Choices) -> Document:
     Raises:
         InputError: a row or measure that was asked for does not exist, or results do not fit together.
     """
+    inputs, choices = _printable(inputs), _printable(choices)
     table = board(inputs.results, choices.measure) if inputs.results else None
     sections: list[Section] = []
     if table is not None:
@@ -117,6 +125,20 @@ def compose(inputs: Inputs, choices: Choices) -> Document:
     made = datetime.now(timezone.utc).date().isoformat()
     counts = f"evaluations {len(inputs.results)}, latency runs {len(inputs.latency)}, sweeps {len(inputs.sweeps)}"
     return Document(choices.title, f"Made by diffretriever report on {made}. Read: {counts}.", tuple(sections))
+
+
+def _printable(value: V) -> V:
+    """Return records, lists or texts without characters that cannot be shown."""
+    made: Any = value
+    if isinstance(value, str):
+        made = _UNPRINTABLE.sub("", value)
+    elif isinstance(value, dict):
+        made = {_printable(key): _printable(content) for key, content in value.items()}
+    elif isinstance(value, tuple):
+        made = tuple(map(_printable, value))
+    elif is_dataclass(value):
+        made = replace(value, **{f.name: _printable(getattr(value, f.name)) for f in fields(value)})  # type: ignore[type-var]
+    return made  # type: ignore[no-any-return]
 
 
 def _effectiveness(table: Board, baseline: Row) -> Section:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffretriever.evaluation.records import read_record, write_record
+from diffretriever.evaluation.records import incomplete, read_record, write_record
 from diffretriever.machine import Machine
 from diffretriever.studies.latency_results import check_schema
 from diffretriever.studies.oracle import Headroom
@@ -155,7 +155,27 @@ class SweepResults:
         """Return what `write` wrote.
 
         Raises:
-            CorpusError: the file is damaged, or of another version.
+            CorpusError: the file is damaged or incomplete, or of another version.
         """
         check_schema(path, SCHEMA, "diffretriever sweep")
-        return read_record(SweepResults, path)
+        found = read_record(SweepResults, path)
+        if (what := found.lacks()) is not None:
+            raise incomplete(path, what, "diffretriever sweep")
+        return found
+
+    def lacks(self) -> str | None:
+        """Return what does not fit together, None where everything does."""
+        if not self.grids or not all(grid.cells for grid in self.grids):
+            return "grids is empty, or one of them has no pair"
+        for mode in self.modes:
+            if mode not in self.chosen:
+                return f"chosen has no {mode!r}, which modes names"
+            for number, grid in enumerate(self.grids):
+                for cell in grid.cells:
+                    if mode not in cell.values:
+                        return f"grids[{number}], pair {cell.pair}: values has no {mode!r}, which modes names"
+        pairs = [self.default, *self.chosen.values()]
+        pairs += [pair for t in self.transfers for pair in (t.chosen, t.best, t.default)]
+        if wrong := [pair for pair in pairs if len(pair) != 2]:
+            return f"{list(wrong[0])} is no pair of K_q and K_p"
+        return None

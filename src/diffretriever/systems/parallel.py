@@ -19,7 +19,7 @@ from diffretriever.errors import InputError
 from diffretriever.progress import progress_bar
 from diffretriever.representations import FloatArray, Provenance, Representations
 from diffretriever.systems.opening import SystemOptions
-from diffretriever.systems.workers import Opening, Workers
+from diffretriever.systems.workers import Asked, Opening, Workers
 
 About = Literal["queries", "passages"]
 #: Tokens of a forward pass for which a piece holds one more text, and the least texts of a piece.
@@ -151,18 +151,15 @@ class ParallelEncoder:
 
     def _in_order(self, pieces: Iterable[list[PassageLike]], about: About, words: int) -> Iterator[Representations]:
         """Yield what the pieces give, in order, while the workers are busy with later ones."""
-        asked: deque[int] = deque()
-        try:
-            for piece in pieces:
-                asked.append(self._workers.ask(about, piece, words))
-                if len(asked) == self._workers.room:
-                    yield self._next(asked)
-            while asked:
+        asked: deque[Asked] = deque()
+        for piece in pieces:
+            asked.append(self._workers.ask(about, piece, words))
+            if len(asked) == self._workers.room:
                 yield self._next(asked)
-        finally:
-            self._workers.forget(list(asked))
+        while asked:
+            yield self._next(asked)
 
-    def _next(self, asked: deque[int]) -> Representations:
+    def _next(self, asked: deque[Asked]) -> Representations:
         return cast(Representations, self._workers.answer(asked.popleft()))
 
 

@@ -1,18 +1,20 @@
 """Workers: processes that hold a system each, one per device, and answer what they are asked.
 
 A worker reads its next question and sends its last answer while it computes, so two questions keep it busy. Answers
-come back in any order and are kept until somebody wants them.
+come back in any order, each to the `Asked` that stands for its question; one that nobody holds any longer goes with it.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
+from multiprocessing.reduction import ForkingPickler
 from typing import Literal, NamedTuple, NoReturn, cast
 
 from diffretriever import errors
@@ -20,6 +22,7 @@ from diffretriever.ahead import ahead
 from diffretriever.conventions import System
 from diffretriever.encoder import PassageLike
 from diffretriever.errors import AttentionError, CheckpointError, InputError, PromptError, WorkerError
+from diffretriever.interrupts import uninterrupted
 from diffretriever.prompted import PromptedEncoder
 from diffretriever.prompts import Prompt
 from diffretriever.representations import FloatArray, Provenance, Representations
@@ -31,6 +34,9 @@ _PER_WORKER = 2
 _PASSED_ON = (InputError, PromptError, CheckpointError, AttentionError)
 _END_SECONDS = 5.0
 _CLOSED = "the workers are closed; open the system again"
+_MEMORY = "If memory ran out, use fewer devices or a smaller --batch-tokens"
+#: Words of the errors that PyTorch and CUDA raise where memory is short, in small letters.
+_OUT_OF_MEMORY = ("out of memory", "allocate memory", "bad_alloc", "alloc_failed", "memoryerror", "outofmemoryerror")
 
 
 @dataclass(frozen=True)
@@ -98,14 +104,27 @@ class _Answer(NamedTuple):
     content: Representations | str | _Failure
 
 
+@dataclass(eq=False)
+class Asked:
+    """A question that a worker has.
+
+    Attributes:
+        device: the device of the worker.
+        content: its answer, or the error that came instead; None until then.
+    """
+
+    device: str
+    content: Representations | str | _Failure | None = None
+
+
 @dataclass
 class _Worker:
-    """A process, and what it was asked and has not answered yet."""
+    """A process, and what it was asked and has not answered yet: number -> question."""
 
     device: str
     process: SpawnProcess
     connection: Connection
-    asked: set[int] = field(default_factory=set)
+    asked: dict[int, Asked] = field(default_factory=dict)
 
 
 class Workers:
@@ -125,13 +144,17 @@ class Workers:
     """
 
     def __init__(self, opening: Opening, devices: Sequence[str]) -> None:
-        # A failure is kept as well: what was asked for before it is whole and comes first.
-        self._done: dict[int, tuple[str, Representations | str | _Failure]] = {}
-        self._unwanted: set[int] = set()
+        if multiprocessing.current_process().daemon:
+            raise WorkerError(
+                "this process is one of a multiprocessing.Pool, or another daemon, and may start none itself: name the "
+                "devices outside the pool, or open the system in each of its processes with one device"
+            )
         self._number = 0
         self._workers: list[_Worker] = []
         try:
-            self._workers = [_started(opening, device) for device in devices]
+            for device in devices:
+                with uninterrupted():  # a process that was started is one that `close` knows
+                    self._workers.append(_started(opening, device))
             found = [self._facts(worker) for worker in self._workers]
         except BaseException:
             self.close()
@@ -160,41 +183,35 @@ class Workers:
         about: Literal["queries", "passages", "term"],
         texts: Sequence[str] | Sequence[PassageLike] | int,
         words: int = 0,
-    ) -> int:
-        """Return the number of a question that the least busy worker now has, waiting until one has room."""
+    ) -> Asked:
+        """Return a question that the least busy worker now has, waiting until one has room."""
         if not self._workers:
             raise WorkerError(_CLOSED)
         while len((worker := min(self._workers, key=lambda w: len(w.asked))).asked) >= _PER_WORKER:
             self._receive()
-        self._number += 1
-        try:
-            worker.connection.send(Question(self._number, about, texts, words))
-        except OSError:
-            self._ended(worker)
-        worker.asked.add(self._number)
-        return self._number
+        with uninterrupted():  # half a message would spoil all that follow
+            self._number += 1
+            try:
+                worker.connection.send(Question(self._number, about, texts, words))
+            except OSError:
+                self._ended(worker)
+            asked = worker.asked[self._number] = Asked(worker.device)
+        return asked
 
-    def answer(self, number: int) -> Representations | str:
-        """Return the answer to a question, once.
+    def answer(self, asked: Asked) -> Representations | str:
+        """Return the answer to a question.
 
         Raises:
             DiffRetrieverError: that of the worker.
             WorkerError: a worker failed otherwise or ended.
         """
-        while number not in self._done:
+        while asked.content is None:
             if not self._workers:  # nothing would ever arrive
                 raise WorkerError(_CLOSED)
             self._receive()
-        device, content = self._done.pop(number)
-        if isinstance(content, _Failure):
-            _raise(content, device)
-        return content
-
-    def forget(self, numbers: Sequence[int]) -> None:
-        """Drop the answers to questions, those included that are still to come."""
-        for number in numbers:
-            if self._done.pop(number, None) is None:
-                self._unwanted.add(number)
+        if isinstance(asked.content, _Failure):
+            _raise(asked.content, asked.device, _MEMORY)
+        return asked.content
 
     def close(self) -> None:
         """End all workers."""
@@ -212,9 +229,9 @@ class Workers:
         try:
             found = worker.connection.recv()
         except (EOFError, OSError):
-            self._ended(worker)
+            self._ended(worker, loaded=False)
         if isinstance(found, _Failure):
-            _raise(found, worker.device)
+            _raise(found, worker.device, "If memory ran out, use fewer devices or a narrower --dtype")
         return cast(Facts, found)
 
     def _receive(self) -> None:
@@ -222,25 +239,40 @@ class Workers:
         by_connection: dict[object, _Worker] = {worker.connection: worker for worker in self._workers}
         for connection in wait([worker.connection for worker in self._workers if worker.asked]):
             worker = by_connection[connection]
-            try:
-                number, content = worker.connection.recv()
-            except (EOFError, OSError):
-                self._ended(worker)
-            worker.asked.discard(number)
-            if number in self._unwanted:
-                self._unwanted.discard(number)
-            else:
-                self._done[number] = worker.device, content
+            # The waiting is over, and what is on its way is read to its end: an interrupt in the middle of a message
+            # would leave the rest of it to be taken for the next one.
+            with uninterrupted():
+                try:
+                    number, content = worker.connection.recv()
+                except (EOFError, OSError):
+                    self._ended(worker)
+                worker.asked.pop(number).content = content
 
-    def _ended(self, worker: _Worker) -> NoReturn:
-        worker.process.join(_END_SECONDS)
-        code = worker.process.exitcode
-        how = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
-        device = worker.device
+    def _ended(self, worker: _Worker, *, loaded: bool = True) -> NoReturn:
+        process, device = worker.process, worker.device
+        process.join(_END_SECONDS)
+        code, number = process.exitcode, process.pid
         self.close()
+        if code is None:
+            raise WorkerError(
+                f"the worker on {device}, process {number}, cannot be talked to although it had not ended; all workers "
+                "are ended now. What was written is whole; open the system again"
+            )
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        if loaded:
+            raise WorkerError(
+                f"the worker on {device} ended by {how}. What was written is whole, and the same command goes on. "
+                f"{_MEMORY}"
+            )
+        if code < 0:
+            raise WorkerError(
+                f"the worker on {device} ended by {how} before it had loaded the model. If memory ran out, use fewer "
+                "devices"
+            )
         raise WorkerError(
-            f"the worker on {device} ended by {how}. What was written is whole, and the same command goes on. If "
-            "memory ran out, use fewer devices or a smaller --batch-tokens"
+            f"the worker on {device} ended by {how} before it had loaded the model; what it wrote above says why. A "
+            "worker reads the main script anew: what opens a system on devices must stand below `if __name__ == "
+            '"__main__":`, in a script that is a file and not standard input'
         )
 
 
@@ -260,11 +292,7 @@ def _work(connection: Connection, opening: Opening, device: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         encoder = opening.on(device)
-    except Exception as error:
-        connection.send(_Failure(type(error).__name__, str(error)))
-        return
-    connection.send(
-        Facts(
+        facts = Facts(
             encoder.provenance,
             encoder.dim,
             encoder.vocabulary_size,
@@ -272,10 +300,27 @@ def _work(connection: Connection, opening: Opening, device: str) -> None:
             encoder.batch_tokens,
             encoder.prompt,
         )
-    )
+    except Exception as error:
+        connection.send(_failure(error))
+        return
+    connection.send(facts)
     with ThreadPoolExecutor(1, thread_name_prefix="answers") as answers:
         for question in ahead(_questions(connection)):
-            answers.submit(connection.send, _answer(encoder, question))
+            answers.submit(_send, connection, _answer(encoder, question))
+
+
+def _send(connection: Connection, answer: _Answer) -> None:
+    """Send an answer, or the error that keeps it from being made a message, such as want of memory."""
+    try:
+        try:
+            message = ForkingPickler.dumps(answer)
+        except BaseException as error:
+            message = ForkingPickler.dumps(_Answer(answer.number, _failure(error)))
+        connection.send_bytes(message)
+    except BaseException:
+        # Somebody waits for the answer: the end of the process is what they hear of instead. To end this thread would
+        # not do, as the main one goes on to wait for questions.
+        os._exit(1)
 
 
 def _questions(connection: Connection) -> Iterator[Question]:
@@ -297,14 +342,18 @@ def _answer(encoder: PromptedEncoder, question: Question) -> _Answer:
         # As one chunk of a stream, so that the numbers are those of a single process.
         return _Answer(number, next(encoder.encode_chunks([texts], words=words)))
     except Exception as error:
-        return _Answer(number, _Failure(type(error).__name__, str(error)))
+        return _Answer(number, _failure(error))
 
 
-def _raise(failure: _Failure, device: str) -> NoReturn:
+def _failure(error: BaseException) -> _Failure:
+    return _Failure(type(error).__name__, str(error))
+
+
+def _raise(failure: _Failure, device: str, on_memory: str) -> NoReturn:
     kind = getattr(errors, failure.kind, None)
     if kind in _PASSED_ON:
         raise kind(failure.message)
-    raise WorkerError(
-        f"the worker on {device} failed: {failure.kind}: {failure.message}. If memory ran out, use a smaller "
-        "--batch-tokens"
-    )
+    said = f"{failure.kind}: {failure.message}"
+    short = any(words in said.lower() for words in _OUT_OF_MEMORY)
+    advice = on_memory if short else "Open the system on this device alone to see where that comes from"
+    raise WorkerError(f"the worker on {device} failed: {said.rstrip('.')}. {advice}")

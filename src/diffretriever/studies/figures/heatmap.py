@@ -51,7 +51,7 @@ def _draw(ax: Axes, panel: HeatPanel, measure: str) -> None:
         for j, p in enumerate(columns):
             if (q, p) in panel.values:
                 share = (panel.values[q, p] - low) / (high - low or 1.0)
-                text = f"{panel.values[q, p]:.3f}".replace("0.", ".", 1)
+                text = f"{panel.values[q, p]:.3f}".removeprefix("0")
                 ax.text(
                     j + 0.5,
                     i + 0.5,
@@ -73,5 +73,5 @@ def _draw(ax: Axes, panel: HeatPanel, measure: str) -> None:
         spine.set_visible(False)
     said = ", ".join(f"{text} ({q}, {p})" for (q, p), text in panel.framed.items())
     ax.set_title(f"{panel.title}\n{measure}" + (f"; {said}" if said else ""), color=INK, fontsize=9.5)
-    ax.set_xlabel("passage slots $K_p$")
-    ax.set_ylabel("query slots $K_q$")
+    ax.set_xlabel("passage slots $K_p$", parse_math=True)
+    ax.set_ylabel("query slots $K_q$", parse_math=True)

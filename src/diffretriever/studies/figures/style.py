@@ -145,6 +145,8 @@ _RC: dict[Any, Any] = {
     "xtick.color": INK,
     "ytick.color": INK,
     "text.color": INK,
+    # Names come from users: dollars in them are dollars, not formulas.
+    "text.parse_math": False,
     "legend.frameon": False,
     "legend.fontsize": 9.0,
     "lines.linewidth": 1.8,
