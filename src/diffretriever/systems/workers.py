@@ -291,6 +291,11 @@ def _work(connection: Connection, opening: Opening, device: str) -> None:
     # Ctrl-C reaches every process of a terminal; the one that asks decides what becomes of the work.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
+        if device.startswith("cuda"):
+            import torch
+
+            # Streams and kernels that are not told of a device go to the current one.
+            torch.cuda.set_device(device)
         encoder = opening.on(device)
         facts = Facts(
             encoder.provenance,
