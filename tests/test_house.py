@@ -143,3 +143,18 @@ def test_the_bundled_collection_is_whole():
     assert all(p["text"] and p["title"] and set(p) == {"_id", "title", "text"} for p in passages)
     assert {q["_id"] for q in queries} == {row[0] for row in judged}
     assert {row[1] for row in judged} <= ids
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib came with Python 3.11")
+def test_the_source_archive_holds_what_the_tests_read():
+    built = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["build"]["targets"]
+    there = {path.name for path in ROOT.iterdir() if path.name in built["sdist"]["include"]}
+    assert there >= {"benchmarks", "docs", "recipes", "src", "tests", "CITATION.cff", "constraints.txt", "NOTICE"}
+    assert built["wheel"]["sources"]["recipes"] == "diffretriever/data/recipes"
+
+
+def test_what_ships_leads_nowhere_outside_of_itself():
+    for page in PACKAGE.rglob("*.md"):
+        assert "](../" not in page.read_text(encoding="utf-8"), page
+    licence = (PACKAGE / "data" / "english" / "SNOWBALL-LICENSE").read_text(encoding="utf-8")
+    assert licence.startswith("Copyright (c) 2001, Dr Martin Porter\n")

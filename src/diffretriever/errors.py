@@ -9,6 +9,7 @@
     ├── IndexFormatError     (ValueError)         a directory that is no index, or one of another format
     ├── IndexMismatchError   (ValueError)         a query encoded otherwise than the index
     ├── IndexLockedError     (RuntimeError)       an index that another process holds open
+    ├── FolderAccessError    (PermissionError)    the folder of an index that this user may not write
     ├── WriteError           (OSError)            a write that failed midway; says which passages are in
     ├── PassageNotFoundError (KeyError)           an id that the index does not hold
     ├── ServerError          (ConnectionError)    a search server that cannot be reached or does not obey
@@ -60,6 +61,10 @@ class IndexLockedError(DiffRetrieverError, RuntimeError):
     """Another process holds the index open."""
 
 
+class FolderAccessError(DiffRetrieverError, PermissionError):
+    """The folder of an index may not be written by this user, and opening locks it."""
+
+
 class WriteError(DiffRetrieverError, OSError):
     """Writing passages failed midway, such as on a full disk.
 
@@ -98,10 +103,16 @@ class WorkerError(DiffRetrieverError, RuntimeError):
 
 
 class MissingExtraError(DiffRetrieverError, ImportError):
-    """An optional dependency is missing; the message names the extra that brings it."""
+    """Optional dependencies are missing; the message names the extra that brings them."""
 
-    def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(f'{purpose} needs the package {package!r}: pip install "diffretriever[{extra}]"')
+    def __init__(self, packages: str | Sequence[str], extra: str, purpose: str) -> None:
+        names = [packages] if isinstance(packages, str) else packages
+        needed = f"the package {names[0]!r} is" if len(names) == 1 else f"the packages {_listed(names)} are"
+        super().__init__(f'{needed} needed for {purpose}: pip install "diffretriever[{extra}]"')
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(map(repr, names))
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,3 +35,25 @@ def write_json(path: Path, value: object) -> None:
     partial = path.with_name(f"{path.name}.partial")
     partial.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     partial.replace(path)
+
+
+def differences(old: object, new: object) -> list[str]:
+    """Return every part in which two records differ, as "PATH was VALUE, now VALUE"; "none" stands for no such part."""
+    before, after = _leaves("", old), _leaves("", new)
+    none = "none"
+    return [
+        f"{path.removeprefix('.')} was {before.get(path, none)}, now {after.get(path, none)}"
+        for path in dict.fromkeys([*before, *after])
+        if before.get(path, none) != after.get(path, none)
+    ]
+
+
+def _leaves(path: str, value: object) -> dict[str, object]:
+    """Return every part of a record that has no parts, by its path."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    if isinstance(value, tuple | list):
+        value = dict(enumerate(value))
+    if not isinstance(value, Mapping):
+        return {path: value}
+    return {name: leaf for key, part in value.items() for name, leaf in _leaves(f"{path}.{key}", part).items()}

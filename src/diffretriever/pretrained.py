@@ -14,7 +14,7 @@ from typing_extensions import Unpack
 
 from diffretriever.backbones.backbone import Backbone
 from diffretriever.backbones.float8 import FLOAT8, quantise_float8, require_float8
-from diffretriever.backbones.hardware import default_device, warn_of_slow_bf16
+from diffretriever.backbones.hardware import device_named, warn_of_slow_bf16
 from diffretriever.backbones.loading import load_backbone
 from diffretriever.checkpoint import RetrieverSettings, checkpoint_folders, locate
 from diffretriever.errors import CheckpointError, InputError
@@ -64,19 +64,23 @@ def open_checkpoint(
         name_or_path: what `checkpoint.locate` understands.
         given: fields of `RetrieverSettings`.
         options: how to load the backbone.
+
+    Raises:
+        CheckpointError: files are missing, foreign or do not fit.
+        InputError: the device is not here, or an option is out of range.
     """
     folder = locate(name_or_path)
     parts = checkpoint_folders(folder, options.get("base"))
-    device, dtype = options.get("device"), options.get("dtype")
+    device, dtype = device_named(options.get("device")), options.get("dtype")
     if dtype == FLOAT8:
         # Before the weights are read, which takes minutes for large models.
-        require_float8(default_device() if device is None else torch.device(device))
+        require_float8(device)
     elif dtype == "bfloat16":
-        warn_of_slow_bf16(default_device() if device is None else torch.device(device), "dtype float32")
+        warn_of_slow_bf16(device, "dtype float32")
     settings = _settings_for(given.get("system"), RetrieverSettings.load(folder))
     backbone = load_backbone(
         parts.base,
-        device=None if device is None else torch.device(device),
+        device=device,
         dtype=torch.bfloat16 if dtype == FLOAT8 else dtype_named(dtype),
         adapter=parts.adapter,
         attention=options.get("attention") or "auto",

@@ -1,11 +1,19 @@
 from __future__ import annotations
 
 import logging
+import re
 
 import pytest
 import torch
 
-from diffretriever.backbones.hardware import default_dtype, usable_threads, warn_of_slow_bf16
+from diffretriever.backbones.hardware import (
+    default_device,
+    default_dtype,
+    device_named,
+    usable_threads,
+    warn_of_slow_bf16,
+)
+from diffretriever.errors import InputError
 
 
 @pytest.mark.parametrize(
@@ -60,3 +68,31 @@ def test_what_the_user_set_stands(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
     monkeypatch.setenv("OMP_NUM_THREADS", "6")
     assert usable_threads() == 6
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("cuda", "device is 'cuda'; there is no CUDA GPU here: leave the device out, or give cpu"),
+        ("cuda:1", "device is 'cuda:1'; there is no CUDA GPU here"),
+        ("mps", "device is 'mps'; there is no GPU of Apple's here"),
+        ("meta", "device is 'meta'; give cpu, cuda, cuda:1 or mps"),
+        ("gpu", "device is 'gpu'; give cpu, cuda, cuda:1 or mps"),
+        ("cuda:x", "device is 'cuda:x'; give cpu"),
+        ("", "device is ''; give cpu"),
+    ],
+)
+def test_a_device_that_is_not_here_is_named(name: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.mps, "device_count", lambda: 0)
+    with pytest.raises(InputError, match=re.escape(message)):
+        device_named(name)
+
+
+def test_devices_that_are_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert device_named(None) == default_device()
+    assert device_named("cpu") == torch.device("cpu") == device_named(torch.device("cpu"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [device_named(name) for name in ("cuda", "cuda:1")] == [torch.device("cuda"), torch.device("cuda:1")]
+    with pytest.raises(InputError, match="there is no CUDA GPU of that number here, the last is cuda:1"):
+        device_named("cuda:2")

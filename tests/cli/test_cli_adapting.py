@@ -23,3 +23,10 @@ def test_a_causal_model_is_adapted_and_measured(cli, tmp_path):
     other = cli("adapt", BASE, texts, "--out", tmp_path / "out", *options)
     assert other.code == 1
     assert "other settings" in other.err
+
+
+def test_a_device_that_is_not_here_is_refused_before_anything_is_written(cli, tmp_path):
+    done = cli("adapt", "minilm", tmp_path / "texts.txt", "--out", tmp_path / "out", "--device", "cuda:99")
+    assert done.code == 1
+    assert "device is 'cuda:99'; there is no CUDA GPU" in done.err
+    assert not (tmp_path / "out").exists()

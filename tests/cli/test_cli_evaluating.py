@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -116,7 +117,7 @@ def test_the_command_is_stamped(cli, folder, tmp_path, monkeypatch):
         (["--modes", "dense"], 2, "no mode 'dense'"),
         (["--measures", "ndcg_of_ten"], 1, "ndcg_of_ten"),
         (["--measures", ","], 1, "each once"),
-        (["--split", "train"], 1, "no split 'train'; there are dev"),
+        (["--split", "train"], 1, "no split 'train'; there are dev: choose one as the split (--split)"),
         (["-c", "elsewhere", "--qrels", "x"], 2, "belong to one collection"),
         (["--rerank", "nothing.trec"], 1, "cannot be opened"),
         (["--system", "colbert"], 1, "no system 'colbert'"),
@@ -127,3 +128,12 @@ def test_wrong_options(cli, folder, tmp_path, options, code, message):
     assert done.code == code
     assert message in done.err
     assert not list(tmp_path.rglob("results.json"))
+
+
+def test_measures_need_their_extra_before_anything_is_encoded(cli, folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ir_measures", None)
+    command = ["evaluate", GOLDEN / "checkpoints" / "tiny-dream", "-c", folder, "--out", tmp_path]
+    done = cli(*command)
+    assert (done.code, "diffretriever[eval]" in done.err) == (1, True)
+    assert list(tmp_path.iterdir()) == []
+    assert cli(*command, "--estimate").code == 0  # which measures nothing

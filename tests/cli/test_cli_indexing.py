@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ class TestIndex:
         done = cli("index", corpus, "--out", tmp_path / "i", "--model", MODEL, "--backend", "exact")
         assert (done.code, done.out) == (0, "")
         assert f"10 passages in {corpus}" in done.err
-        assert "of index data, about" in done.err
+        assert re.search(r"^about [\d.]+ .?B of index data$", done.err, re.MULTILINE)  # all is done: no time is left
         assert held(tmp_path / "i") == {p["_id"] for p in PASSAGES}
 
     def test_several_devices_give_the_index_of_one(self, cli, corpus, tmp_path):
@@ -89,6 +90,10 @@ class TestIndex:
             (["CORPUS", "--model", "no-such-model"], "no-such-model"),
             (["CORPUS", "--model", MODEL, "--prompt", "no-such-prompt"], "no-such-prompt"),
             (["CORPUS", "--model", MODEL, "--readout", "no-such-readout"], "no-such-readout"),
+            (["CORPUS", "--model", MODEL, "--device", "gpu"], "device is 'gpu'; give cpu"),
+            (["CORPUS", "--model", MODEL, "--device", "cuda:99"], "device is 'cuda:99'; there is no CUDA GPU"),
+            (["CORPUS", "--model", MODEL, "--devices", "cuda:98,cuda:99"], "device is 'cuda:98'; there is no CUDA GPU"),
+            (["CORPUS", "--model", "bm25"], "no representations to keep; `evaluate` takes it"),
         ],
     )
     def test_errors_are_one_message(self, cli, corpus, tmp_path, arguments, message):
@@ -127,13 +132,20 @@ class TestChange:
         assert "absent" in unknown.err
         assert "p3" in held(index_folder)
 
-    def test_info(self, cli, finished_index):
+    def test_info(self, cli, finished_index, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "300")  # however long the path of the model
         shown = cli("info", finished_index)
         assert shown.code == 0
-        assert "tiny-dream" in shown.out.replace("\n", "")
+        assert "tiny-dream" in shown.out
         about = cli("info", finished_index, "--json").json
         assert about["passages"] == 10
         assert about["provenance"]["passage_slots"] == 16
+
+    def test_what_is_not_there_is_answered_in_commands(self, cli, tmp_path, finished_index):
+        missing = cli("search", tmp_path / "nothing", "x")
+        assert "does not exist; create one with `diffretriever index INPUT --out DIR`" in missing.err
+        unknown = cli("explain", finished_index, "x", "absent")
+        assert "'absent'; `diffretriever search DIR QUESTION` shows ids" in unknown.err
 
     @pytest.mark.parametrize("command", [["info"], ["delete", "x"], ["search", "x"], ["explain", "x", "y"]])
     def test_a_folder_that_is_no_index(self, cli, tmp_path, command):
@@ -213,6 +225,11 @@ def start(*args, code="from diffretriever.cli.main import main; main()", **optio
         # A shell starts background jobs with SIGINT ignored, which children inherit: Ctrl-C would not reach them.
         options["preexec_fn"] = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+
+
+def test_the_first_message_says_how_long_the_rest_takes(cli, corpus, tmp_path):
+    done = cli("index", corpus, "--out", tmp_path / "i", "--model", MODEL, "--backend", "exact", "--batch-size", 4)
+    assert re.search(r"^about [\d.]+ .?B of index data, about \d+ s left$", done.err, re.MULTILINE)
 
 
 def test_standard_input(tmp_path, corpus):

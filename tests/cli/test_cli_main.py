@@ -36,6 +36,12 @@ def test_wrong_usage(cli, arguments):
     assert cli(*arguments).code == 2
 
 
+def test_the_package_runs_as_a_module():
+    command = [sys.executable, "-m", "diffretriever", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == f"diffretriever {diffretriever.__version__}\n"
+
+
 def test_asking_for_help_loads_nothing_heavy():
     code = (
         "import sys\nfrom diffretriever.cli.main import app\n"

@@ -24,9 +24,17 @@ def test_an_index_and_bm25_give_negatives(cli, tmp_path, finished_index, corpus)
             assert len(negatives) == 3
             assert row["positive_passages"][0]["docid"] not in negatives
         assert "4 rows; 12 negatives" in done.err
+        assert "BM25S" not in done.err  # whose bars are for terminals
     again = cli("mine", rows, "--out", out, "--corpus", corpus, "-n", 2)
     assert again.code == 1
-    assert "other settings" in again.err
+    assert "made otherwise (settings.last was 9, now 100; settings.negatives was 3, now 2; " in again.err
+    other = cli("mine", rows, "--out", out, "--corpus", corpus, "-n", 3, "--margin", 0, "--to", 9, "--k1", 1.5)
+    assert "made otherwise (ranker.k1 was 0.9, now 1.5); remove it" in other.err
+    out.with_name(out.name + ".mining.json").unlink()
+    assert (
+        "corpus.jsonl is there without corpus.jsonl.mining.json"
+        in cli("mine", rows, "--out", out, "--corpus", corpus).err
+    )
 
 
 def test_one_source_is_asked_for(cli, tmp_path, finished_index, corpus):

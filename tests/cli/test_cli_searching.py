@@ -96,6 +96,13 @@ class TestManyQueries:
         assert done.code == 1
         assert "q.tsv:2: " in done.err
 
+    def test_a_run_that_cannot_be_written_is_refused_before_the_search(self, cli, tmp_path):
+        (tmp_path / "q.tsv").write_text("q1\twhat is a planet?\n")
+        # The index is not looked for: there is none.
+        for run, said in (("none/r", "there is no folder"), (".", "is a folder")):
+            done = cli("search", tmp_path / "absent", "--queries", tmp_path / "q.tsv", "--run", tmp_path / run)
+            assert (done.code, said in done.err) == (1, True), done.err
+
 
 class TestModel:
     def test_an_index_finds_its_model_and_prompt_again_from_anywhere(self, cli, corpus, tmp_path, monkeypatch):
@@ -144,6 +151,11 @@ class TestApproximate:
         shown = cli("search", finished_index, QUESTION, "--mode", "single", "--approximate")
         assert "approximate: not every passage was compared" in shown.err
         assert "approximate" not in cli("search", finished_index, QUESTION).err
+
+    def test_an_index_too_small_for_depths_has_no_table_of_them(self, cli, index_folder):
+        done = cli("recall", index_folder)
+        assert (done.code, done.out) == (0, "")
+        assert "too few passages for a search that compares with less than all of them" in done.err
 
     def test_the_report_asks_the_queries_given(self, cli, index_folder, tmp_path):
         (tmp_path / "queries.tsv").write_text("q1\twhat is a planet?\nq2\tviolins\n")

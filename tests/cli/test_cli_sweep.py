@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -153,3 +154,26 @@ def test_causal_models_have_nothing_to_sweep(cli, folder, tmp_path):
     done = cli("sweep", GOLDEN / "checkpoints" / "tiny-qwen2", "-c", folder, "--out", tmp_path)
     assert done.code == 1
     assert "no masked positions" in done.err
+
+
+def test_bm25_has_nothing_to_sweep(cli, folder, tmp_path):
+    done = cli("sweep", "bm25", "-c", folder, "--out", tmp_path)
+    assert done.code == 1
+    assert "bm25 ranks by words and has no masked positions" in done.err
+
+
+def test_pairs_are_chosen_on_the_training_split_unless_told_otherwise(cli, folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    shown = cli("sweep", "--help").out
+    assert "[default: train]" in next(line for line in shown.splitlines() if " --split " in line)
+    assert "bm25" not in shown
+    refused = cli("sweep", MODEL, "-c", "scifact", "--out", tmp_path)
+    assert refused.code == 1
+    assert "no split 'train'; there are test: choose one as the split (--split)" in refused.err
+
+
+def test_measures_need_their_extra_before_anything_is_encoded(cli, folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ir_measures", None)
+    done = cli("sweep", MODEL, "-c", folder, "--grid", "1", "--out", tmp_path)
+    assert (done.code, "diffretriever[eval]" in done.err) == (1, True)
+    assert list(tmp_path.iterdir()) == []

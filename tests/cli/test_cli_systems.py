@@ -54,8 +54,8 @@ def test_an_index_from_before_systems_had_names_still_opens(cli, index_folder):
     assert cli("search", index_folder, "the violin", "--json").code == 0
 
 
-def test_bm25_has_nothing_to_index(cli, corpus, tmp_path):
-    refused = cli("index", corpus, "--out", tmp_path / "index", "--system", "bm25")
-    assert refused.code == 1
-    assert "no representations to keep" in refused.err
-    assert not (tmp_path / "index").exists()
+@pytest.mark.parametrize("command", ["index", "encode"])
+def test_bm25_is_not_offered_where_it_has_nothing_to_keep(cli, corpus, tmp_path, command):
+    assert "bm25" not in cli(command, "--help").out
+    assert cli(command, corpus, "--out", tmp_path / "out", "--system", "bm25").code == 2
+    assert not (tmp_path / "out").exists()

@@ -59,3 +59,15 @@ def test_mistakes_are_named_without_a_traceback(recipe):
     done = CliRunner().invoke(app, ["train", str(recipe), "--set", "optimisation.stepz=2"])
     assert done.exit_code == 1
     assert "error: `optimisation`: unknown key 'stepz'; known are batch, betas" in done.stderr
+
+
+def test_a_shipped_recipe_goes_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    # With a setting that there is not: what the recipe needs beside its file is not here.
+    for name in ("mini", "recipes/mini.yaml"):
+        done = CliRunner().invoke(app, ["train", name, "--dry-run", "--set", "stepz=2"])
+        assert "unknown key 'stepz'" in done.stderr
+        assert "recipes/mini.yaml" in done.stderr.replace("\n", "")
+    missing = CliRunner().invoke(app, ["train", "maxi"])
+    assert missing.exit_code == 1
+    assert "error: maxi: no such recipe" in missing.stderr

@@ -60,6 +60,18 @@ def test_ids_with_white_space_cannot_be_written(tmp_path, bad):
         write_run(Run.of(["q"], [[ScoredPassage(bad, 1.0)]]), tmp_path / "r")
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (".", r" is a folder; give the file of the run, such as .*run\.trec"),
+        ("none/r", r"r: there is no folder .*none; make it"),
+    ],
+)
+def test_a_place_where_no_run_can_be_is_named(tmp_path, name, message):
+    with pytest.raises(InputError, match=message):
+        write_run(Run.of(["q"], [ranking(1.0)]), tmp_path / name)
+
+
 def test_unsorted_double_and_mismatched_rankings_are_refused():
     with pytest.raises(InputError, match="not sorted"):
         Run.of(["q"], [ranking(1.0, 2.0)])

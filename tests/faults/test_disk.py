@@ -18,7 +18,7 @@ import pytest
 import diffretriever.index
 from diffretriever.cli.main import app
 from diffretriever.corpus import Passage
-from diffretriever.errors import DiffRetrieverError, WriteError
+from diffretriever.errors import FolderAccessError, WriteError
 from diffretriever.index import Index
 from tests.faults.children import run
 from tests.faults.inspection import held_passages, make_encoder
@@ -205,7 +205,7 @@ def test_a_disk_that_cannot_be_written_is_said(mount, backend):
         lambda: Index.create(disk / "index", make_encoder(), backend=backend, overwrite=True),
         lambda: Index.create(disk / "new", make_encoder(), backend=backend),
     ):
-        with pytest.raises((OSError, DiffRetrieverError), match=str(disk)):
+        with pytest.raises(FolderAccessError, match=f"{disk}.* (opening an index locks its folder|cannot be made)"):
             work()
     remount(disk, "rw")
     with Index.open(disk / "index", make_encoder()) as index:
@@ -219,8 +219,10 @@ def test_a_folder_without_permission_is_said(tmp_path, backend):
     for path in [*(tmp_path / "index").rglob("*"), tmp_path / "index"]:
         path.chmod(0o555 if path.is_dir() else 0o444)
     try:
-        with pytest.raises((OSError, DiffRetrieverError), match="index"):
+        with pytest.raises(FolderAccessError, match="opening an index locks its folder"):
             Index.open(tmp_path / "index", make_encoder())
+        with pytest.raises(FolderAccessError, match=r"new cannot be made: .*; choose another folder"):
+            Index.create(tmp_path / "index" / "new", make_encoder(), backend=backend)
     finally:
         for path in [tmp_path / "index", *(tmp_path / "index").rglob("*")]:
             path.chmod(0o777)

@@ -100,10 +100,14 @@ def test_a_model_that_cannot_be_loaded_is_said(tmp_path: Path) -> None:
         ParallelEncoder(tmp_path, devices=["cpu"])
 
 
-def test_devices() -> None:
+def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert devices_named("cuda:0, cuda:1") == ["cuda:0", "cuda:1"]
-    with pytest.raises(InputError, match="'moon' is no device"):
-        devices_named("cpu,moon")
+    for missing in ("moon", "cuda:2"):
+        with pytest.raises(InputError, match=f"device is '{missing}'"):
+            devices_named(f"cpu,{missing}")
+        with pytest.raises(InputError, match=f"device is '{missing}'"):
+            ParallelEncoder(MODEL, devices=["cpu", missing])
     with pytest.raises(InputError, match="write such as"):
         devices_named(" , ")
     with pytest.raises(InputError, match="at least one"):

@@ -188,9 +188,9 @@ def test_an_interrupted_file_goes_on_to_the_same_bytes(rows, index, tmp_path, mo
 def test_a_file_made_otherwise_is_kept(rows, index, tmp_path):
     out = tmp_path / "mined.jsonl"
     mine(rows, IndexRanker(index), out, MiningSettings(negatives=2))
-    with pytest.raises(InputError, match="other settings"):
+    with pytest.raises(InputError, match=r"made otherwise \(settings.negatives was 2, now 3\)"):
         mine(rows, IndexRanker(index), out, MiningSettings(negatives=3))
-    with pytest.raises(InputError, match="other ranker"):
+    with pytest.raises(InputError, match=r"ranker\.mode was multi, now single"):
         mine(rows, IndexRanker(index, "single"), out, MiningSettings(negatives=2))
     mine(rows, IndexRanker(index), out, MiningSettings(negatives=3, margin=None), overwrite=True)
     assert len(names(written(out)[0])) == 3

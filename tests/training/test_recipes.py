@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from diffretriever.errors import InputError
-from diffretriever.training.recipes import build, read_recipe, read_stages
+from diffretriever.training.recipes import build, find_recipe, read_recipe, read_stages
 from diffretriever.training.settings import TrainingSettings
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -23,6 +23,27 @@ def test_the_shipped_recipe_reads_and_overrides_apply():
     assert (recipe.optimisation.steps, recipe.loss.words, recipe.data.passage_tokens) == (7, 0.5, (32, 64))
     assert (recipe.model.query_slots, recipe.model.passage_slots, recipe.optimisation.clip) == (4, 16, 0.1)
     assert sum(source.weight for source in recipe.data.sources) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("name", ["mini", "mini.yaml", "recipes/mini.yaml", "recipes/repllama-qwen2.5-7b-msmarco.yaml"])
+def test_shipped_recipes_are_found_from_anywhere(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mini").mkdir()  # a folder is no recipe
+    found = find_recipe(name)
+    assert found.parent == RECIPES
+    assert found.stem == Path(name).name.removesuffix(".yaml")
+    own = tmp_path / name
+    if own.suffix:
+        own.parent.mkdir(exist_ok=True)
+        own.write_text("output: mine\n", encoding="utf-8")
+        assert find_recipe(name) == Path(name)
+
+
+@pytest.mark.parametrize("name", ["none.yaml", "mine/mini.yaml", "recipes", "/mini.yaml"])
+def test_a_recipe_that_is_nowhere_is_said_with_those_that_are_shipped(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=f"^{name}: no such recipe; give a YAML file, or one that is shipped: .*mini"):
+        find_recipe(name)
 
 
 def test_settings_survive_json():
@@ -70,8 +91,9 @@ def test_an_override_needs_a_key_and_a_value():
 
 
 def test_a_file_that_is_no_recipe_is_named(tmp_path):
+    (tmp_path / "torn.yaml").write_text("[", encoding="utf-8")
     with pytest.raises(InputError, match="not a readable recipe"):
-        read_recipe(tmp_path / "none.yaml")
+        read_recipe(tmp_path / "torn.yaml")
     (tmp_path / "list.yaml").write_text("- a\n", encoding="utf-8")
     with pytest.raises(InputError, match="must hold keys and values, got list"):
         read_recipe(tmp_path / "list.yaml")

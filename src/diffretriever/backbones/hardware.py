@@ -7,6 +7,8 @@ import os
 
 import torch
 
+from diffretriever.errors import InputError
+
 log = logging.getLogger("diffretriever.backbones")
 
 
@@ -15,6 +17,26 @@ def default_device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda", 0)
     return torch.device("mps") if torch.backends.mps.is_available() else torch.device("cpu")
+
+
+def device_named(device: str | torch.device | None) -> torch.device:
+    """Return the device of a name, if this machine has it; None is the default one.
+
+    Raises:
+        InputError: torch knows no such device, or it is not here.
+    """
+    if device is None:
+        return default_device()
+    try:
+        found = torch.device(device)
+        count = int(torch.get_device_module(found).device_count())
+    except (AttributeError, RuntimeError) as error:
+        raise InputError(f"device is {str(device)!r}; give cpu, cuda, cuda:1 or mps, or leave it out") from error
+    if found.type == "cpu" or (found.index or 0) < count:
+        return found
+    kind = {"cuda": "CUDA GPU", "mps": "GPU of Apple's"}.get(found.type, f"device of type {found.type}")
+    there = f"no {kind} here" if not count else f"no {kind} of that number here, the last is {found.type}:{count - 1}"
+    raise InputError(f"device is {str(device)!r}; there is {there}: leave the device out, or give cpu")
 
 
 def default_dtype(device: torch.device) -> torch.dtype:

@@ -51,9 +51,11 @@ def compare(
 ) -> None:
     """Compare runs: measures, paired t-test and randomisation test, corrected by Holm over all pairs and measures."""
     from diffretriever.evaluation.comparison import compare_runs
+    from diffretriever.evaluation.measures import require_ir_measures
     from diffretriever.evaluation.qrels import read_qrels
     from diffretriever.evaluation.runs import read_run
 
+    require_ir_measures()
     names = names_of(measures) or ()
     read = {str(path): read_run(path) for path in runs}
     if len(read) < len(runs):
@@ -146,9 +148,11 @@ def tune(
     json_file: JsonFile = None,
 ) -> None:
     """Choose alpha, the weight of the dense side in hybrid search, on judgements that are not the test's."""
+    from diffretriever.evaluation.measures import require_ir_measures
     from diffretriever.evaluation.records import write_record
     from diffretriever.evaluation.tuning import tune as tune_runs
 
+    require_ir_measures()
     (left, right), judgements, depth = _both(dense, sparse, qrels, repeats)
     count = round(1 / step)
     if abs(count * step - 1) > 1e-9:

@@ -6,7 +6,7 @@ import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ from diffretriever.cli.console import message, result, show, size_text, time_tex
 from diffretriever.cli.estimating import encoding_estimate
 from diffretriever.cli.systems import SystemOptions, scoring_device
 from diffretriever.errors import InputError
+from diffretriever.json_files import differences
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -77,6 +78,8 @@ def evaluate(
 
     Writes OUT/COLLECTION.SPLIT/LABEL/results.json and one TREC run per mode beside it.
     """
+    if not estimate:
+        _require_measures()
     if (topics or qrels) and len(collection) > 1:
         raise typer.BadParameter("--topics and --qrels belong to one collection; give one --collection")
     plan = _plan(modes, measures, k, own_ids, fusion, alpha, idf, rerank, depth, seed)
@@ -91,6 +94,13 @@ def evaluate(
             _say_estimate(experiment, always=True)
         return
     show_results([_evaluate(experiment, out, overwrite=overwrite) for experiment in experiments])
+
+
+def _require_measures() -> None:
+    """Raise before hours of encoding, not after, where nothing can be measured."""
+    from diffretriever.evaluation.measures import require_ir_measures
+
+    require_ir_measures()
 
 
 def _plan(
@@ -174,8 +184,9 @@ def _evaluate(experiment: Experiment, out: Path, *, overwrite: bool) -> Results:
         if there.question.is_that_of(experiment.question):
             message(f"{folder}: done already")
             return there
+        different = differences(*(q.by_content()._asdict() for q in (there.question, experiment.question)))
         raise InputError(
-            f"{folder} holds the results of another question ({_difference(there, experiment)}); replace them by "
+            f"{folder} holds the results of another question ({different[0]}); replace them by "
             "--overwrite, or give another --label or --out"
         )
     corpus, queries = len(experiment.corpus), len(experiment.collection.queries)
@@ -191,27 +202,6 @@ def _evaluate(experiment: Experiment, out: Path, *, overwrite: bool) -> Results:
         message(f"{done} in {time_text(times.encode_passages_seconds)}, {rate:,.0f} passages a second")
     message(f"{folder}: written")
     return results
-
-
-def _difference(there: Results, experiment: Experiment) -> str:
-    """Return the first part in which two questions differ, with both values."""
-    old, new = (_leaves("", asked.by_content()._asdict()) for asked in (there.question, experiment.question))
-    name = next(name for name in [*old, *new] if old.get(name, _NONE) != new.get(name, _NONE))
-    return f"{name.removeprefix('.')} was {old.get(name, _NONE)}, now {new.get(name, _NONE)}"
-
-
-_NONE = "none"
-
-
-def _leaves(path: str, value: object) -> dict[str, object]:
-    """Return every part of a record that has no parts, by its path."""
-    if is_dataclass(value) and not isinstance(value, type):
-        value = asdict(value)
-    if isinstance(value, tuple):
-        value = dict(enumerate(value))
-    if not isinstance(value, dict):
-        return {path: value}
-    return {name: leaf for key, part in value.items() for name, leaf in _leaves(f"{path}.{key}", part).items()}
 
 
 def _say_estimate(experiment: Experiment, *, always: bool = False) -> None:

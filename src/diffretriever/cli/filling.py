@@ -161,7 +161,7 @@ class _Log:
         left = time_text((now - self._started) / max(1, self._work) * max(0, found.work - self._work))
         if first:
             size = size_text(found.passages * bytes_per_passage(chunk, representations))
-            message(f"about {size} of index data, about {left}")
+            message(f"about {size} of index data" + (f", about {left} left" if self._passages < found.passages else ""))
         elif now - self._said > _SILENCE and self._passages < found.passages and not sys.stderr.isatty():
             message(f"{self._passages:,} of {found.passages:,}, about {left} left")
         else:

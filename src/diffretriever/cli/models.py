@@ -55,7 +55,7 @@ class ModelOptions:
         from diffretriever.systems.parallel import ParallelEncoder, devices_named
 
         torch.set_num_threads(usable_threads())
-        if self.system == "bm25":
+        if self.model == "bm25":
             raise InputError("bm25 ranks by words and has no representations to keep; `evaluate` takes it")
         if self.device and self.devices:
             raise InputError(f"--device {self.device} and --devices {self.devices} say different things; give one")

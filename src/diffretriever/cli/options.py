@@ -25,7 +25,6 @@ class System(str, Enum):
     DIFFEMBED = "diffembed"
     REPLLAMA = "repllama"
     PROMPTREPS = "promptreps"
-    BM25 = "bm25"
 
 
 class IdfSource(str, Enum):

@@ -73,7 +73,10 @@ def _show(rows: Sequence[Recall], count: int, calibration: Calibration, *, asked
         found = {row.k: row for row in rows if row.depth == depth}
         shares = [f"{found[k].mean:.3f} ± {found[k].error:.3f}" if depth else "1" for k in lengths]
         table.add_row(f"{depth:,}" if depth else "all", *shares, f"{max(r.milliseconds for r in found.values()):.1f}")
-    show(table)
+    if rows:
+        show(table)
+    else:
+        message("too few passages for a search that compares with less than all of them")
     whose = f"the {count:,} queries given" if asked else f"{count:,} queries made of its own passages"
     message(f"{calibration.passages:,} passages, {whose}; depth: candidates that MaxSim scores")
     for wanted in _WANTED:

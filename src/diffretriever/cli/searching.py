@@ -92,6 +92,10 @@ def _check_usage(question: str | None, queries: Path | None, run: Path | None, *
         raise typer.BadParameter("--queries needs --run FILE or --json")
     if run is not None and queries is None:
         raise typer.BadParameter("--run needs --queries FILE")
+    if run is not None:
+        from diffretriever.evaluation.runs import check_run_path
+
+        check_run_path(run)
 
 
 def parse_conditions(where: Sequence[str] | None) -> Filter | None:

@@ -67,6 +67,13 @@ Source = Annotated[
         help="The collection that pairs are chosen on: a BEIR folder, ir_datasets:ID, or scifact (bundled).",
     ),
 ]
+SweepModel = Annotated[str, typer.Argument(metavar="MODEL", help="mini (shipped), a folder, an alias or a hub id.")]
+SweepSplit = Annotated[
+    str,
+    typer.Option(
+        "--split", help="Split of the judgements that pairs are chosen on; a choice on the test's flatters it there."
+    ),
+]
 Grid = Annotated[str, typer.Option(help="Values of K_q and of K_p.", rich_help_panel=_STUDY)]
 Transfer = Annotated[
     list[str] | None,

@@ -30,10 +30,10 @@ _NONE = "none"
 
 
 def sweep(
-    model: ev.Model,
+    model: given.SweepModel,
     collection: given.Source,
     out: ev.Out,
-    split: ev.Split = "train",
+    split: given.SweepSplit = "train",
     grid: given.Grid = "1,2,4,8,16",
     transfer: given.Transfer = None,
     transfer_split: given.TransferSplit = None,
@@ -60,10 +60,14 @@ def sweep(
     Writes OUT/sweep.json, and the results and runs of every pair below OUT.
     """
     from diffretriever.evaluation.collections import open_collection
+    from diffretriever.evaluation.measures import require_ir_measures
     from diffretriever.pretrained import open_checkpoint
     from diffretriever.studies.sweep import MODES, Sweep, SweepPlan
     from diffretriever.studies.variants import VariantFactory
 
+    require_ir_measures()
+    if model == "bm25":
+        raise InputError("bm25 ranks by words and has no masked positions to sweep; `evaluate` takes it")
     settings = {
         "prompt": prompt,
         "protocol": protocol,

@@ -78,8 +78,7 @@ def _contenders(
     dtype: str | None,
     seed: int,
 ) -> list[Contender]:
-    import torch
-
+    from diffretriever.backbones.hardware import device_named
     from diffretriever.pretrained import dtype_named
     from diffretriever.studies.contenders import loaded, shaped
 
@@ -87,7 +86,7 @@ def _contenders(
     for name in models:
         found += loaded(name, slots, answers, device, dtype)
     for name in shapes:
-        found += shaped(name, slots, answers, torch.device(device) if device else None, dtype_named(dtype), seed)
+        found += shaped(name, slots, answers, device_named(device), dtype_named(dtype), seed)
     if not found:
         raise InputError(f"no model has {' or '.join(map(str, slots))} slots, which it learned; give fewer as --slots")
     keys = [c.about.key for c in found]

@@ -16,7 +16,10 @@ Overrides = Annotated[
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="YAML file of settings, such as recipes/mini.yaml.")],
+    recipe: Annotated[
+        Path,
+        typer.Argument(metavar="RECIPE", help="YAML file of settings, or the name of a shipped one, such as mini."),
+    ],
     overrides: Overrides = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show tokens, steps, memory and hours, and write nothing.")
@@ -24,11 +27,14 @@ def train(
 ) -> None:
     """Fine-tune a model as a recipe says; the same command goes on where a stopped run left off.
 
-    On several GPUs: torchrun --nproc-per-node N -m diffretriever.cli.main train RECIPE, or accelerate launch.
+    On several GPUs: torchrun --nproc-per-node N -m diffretriever train RECIPE, or accelerate launch.
     """
-    from diffretriever.training.recipes import read_stages
+    from diffretriever.training.recipes import find_recipe, read_stages
 
-    stages = read_stages(recipe, overrides or ())
+    file = find_recipe(recipe)
+    if file != recipe:
+        message(f"recipe {file}")
+    stages = read_stages(file, overrides or ())
     if dry_run:
         from diffretriever.cli.dry_run import show_estimates
 

@@ -133,7 +133,8 @@ def _split(folder: Path, split: str | None) -> tuple[Path, str]:
             raise CorpusError(f"{folder / 'qrels'}: {what}")
         split = "test" if "test" in there else there[0]
     elif split not in there:
-        raise CorpusError(f"{folder / 'qrels'}: no split {split!r}; there are {', '.join(there) or 'none'}")
+        known = f"there are {', '.join(there)}: choose one as the split (--split)" if there else "there are none at all"
+        raise CorpusError(f"{folder / 'qrels'}: no split {split!r}; {known}")
     return folder / "qrels" / f"{split}.tsv", split
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,9 +101,11 @@ def write_run(run: Run, path: str | Path) -> None:
     """Write a run in TREC format: query, Q0, passage, rank from 1, score, tag; a file that is there is replaced whole.
 
     Raises:
-        InputError: an id or the tag is empty or holds white space, which separates the columns.
+        InputError: an id or the tag is empty or holds white space, which separates the columns, or the file cannot be
+            made.
     """
     path = Path(path)
+    check_run_path(path)
     new = path.with_name(f".{path.name}.new")
     with new.open("w", encoding="utf-8", newline="\n") as file:
         for query_id, ranking in run.rankings.items():
@@ -111,6 +114,20 @@ def write_run(run: Run, path: str | Path) -> None:
                 # Nine significant digits give back the same single-precision number.
                 file.write(f"{ids[0]} Q0 {ids[1]} {rank} {passage.score:.9g} {run_column(run.tag)}\n")
     new.replace(path)
+
+
+def check_run_path(path: Path) -> None:
+    """Raise unless a run can be written to a path; asked before the work whose result it is.
+
+    Raises:
+        InputError: it is a folder, or its own folder is missing or may not be written.
+    """
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give the file of the run, such as {path / 'run.trec'}")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: there is no folder {path.parent}; make it, or give another file for the run")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise InputError(f"{path}: the folder {path.parent} may not be written; give another file for the run")
 
 
 def run_column(value: str) -> str:

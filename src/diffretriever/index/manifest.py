@@ -97,7 +97,9 @@ class Manifest:
         path = folder / MANIFEST_FILE
         if not path.is_file():
             what = "does not exist" if not folder.exists() else f"is no index: it holds no {MANIFEST_FILE}"
-            raise IndexFormatError(f"{folder} {what}; create one with Index.create")
+            raise IndexFormatError(
+                f"{folder} {what}; create one with `diffretriever index INPUT --out DIR` or Index.create"
+            )
         try:
             about = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:

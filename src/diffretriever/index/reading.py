@@ -296,7 +296,10 @@ class IndexReader:
     def _refuse_missing(self, passage_ids: Sequence[str]) -> None:
         if passage_ids:
             shown = ", ".join(repr(i) for i in passage_ids[:5]) + (", ..." if len(passage_ids) > 5 else "")
-            raise PassageNotFoundError(f"the index holds no passage {shown}; iterate over the index for its ids")
+            raise PassageNotFoundError(
+                f"the index holds no passage {shown}; `diffretriever search DIR QUESTION` shows ids, and iterating "
+                "over the index gives them all"
+            )
 
 
 def _is_storable(passage_id: str) -> bool:

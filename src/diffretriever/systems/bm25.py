@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -77,12 +78,13 @@ class BM25:
             MissingExtraError: bm25s or PyStemmer is not installed.
         """
         bm25s, _ = _libraries()
+        shown = progress and sys.stderr.isatty()  # bm25s would draw its bars into a log file as well
         texts = [f"{p.title}. {p.text}" if p.title else p.text for p in passages]
-        tokens = _words(texts, progress=progress)
+        tokens = _words(texts, progress=shown)
         if not any(tokens):
             raise InputError(f"none of the {len(texts):,} passages holds a word that BM25 can count")
         index = bm25s.BM25(k1=self.k1, b=self.b, method="lucene")
-        index.index(tokens, show_progress=progress)
+        index.index(tokens, show_progress=shown)
         return BM25Searcher(index, [p.passage_id for p in passages])
 
 
@@ -162,5 +164,5 @@ def _libraries() -> tuple[ModuleType, ModuleType]:
         import bm25s
         import Stemmer
     except ImportError as error:
-        raise MissingExtraError("bm25s and PyStemmer", "eval", "the system bm25") from error
+        raise MissingExtraError(("bm25s", "PyStemmer"), "eval", "the system bm25") from error
     return bm25s, Stemmer

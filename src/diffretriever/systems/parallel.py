@@ -11,7 +11,7 @@ from typing import Literal, cast
 import torch
 from typing_extensions import Self, Unpack
 
-from diffretriever.backbones.hardware import usable_threads
+from diffretriever.backbones.hardware import device_named, usable_threads
 from diffretriever.conventions import System
 from diffretriever.corpus import Passage
 from diffretriever.encoder import PassageLike
@@ -56,16 +56,17 @@ class ParallelEncoder:
 
         Raises:
             CheckpointError: the model cannot be found or loaded.
-            InputError: an option is out of range.
+            InputError: a device is not here, or an option is out of range.
             WorkerError: a process ended.
         """
         if not devices:
             raise InputError("devices is empty; name at least one, such as 'cuda:0'")
         if options.get("device") or options.get("device_map"):
             raise InputError("device and device_map go with one process; give either these or devices")
-        on_cpu = sum(torch.device(device).type == "cpu" for device in devices)
+        placed = [device_named(device) for device in devices]
+        on_cpu = sum(device.type == "cpu" for device in placed)
         threads = max(1, usable_threads() // max(1, on_cpu))
-        self.device = torch.device(devices[0])
+        self.device = placed[0]
         self._workers = Workers(Opening(str(name_or_path), system, options, threads), devices)
         facts = self._workers.facts
         self.batch_tokens, self.prompt = facts.batch_tokens, facts.prompt
@@ -167,18 +168,15 @@ def devices_named(names: str) -> list[str]:
     """Return the devices of a list with commas; "all" stands for every CUDA GPU.
 
     Raises:
-        InputError: one of them is no device, or there is no GPU.
+        InputError: one of them is no device of this machine, or there is no GPU.
     """
     if names.strip() == "all":
         if not torch.cuda.device_count():
             raise InputError("no CUDA GPU is here; name the devices, such as cpu,cpu")
         return [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     found = [name.strip() for name in names.split(",") if name.strip()]
-    for name in found:
-        try:
-            torch.device(name)
-        except RuntimeError as error:
-            raise InputError(f"{name!r} is no device; write such as cuda:0,cuda:1 or cpu,cpu") from error
     if not found:
         raise InputError(f"devices is {names!r}; write such as cuda:0,cuda:1")
+    for name in found:
+        device_named(name)
     return found

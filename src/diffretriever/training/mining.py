@@ -19,7 +19,7 @@ from diffretriever.corpus.lines import COMPRESSIONS
 from diffretriever.corpus.records import RecordError, identifier, text_value
 from diffretriever.corpus.rows import Row, read_rows
 from diffretriever.errors import CorpusError, InputError
-from diffretriever.json_files import read_json_object, write_json
+from diffretriever.json_files import differences, read_json_object, write_json
 from diffretriever.progress import progress_bar
 from diffretriever.training.rankers import Candidate, MinedRow, Ranked, Ranker, RowPassage
 
@@ -252,10 +252,14 @@ def _resume(out: Path, note: Path, about: Mapping[str, object]) -> int:
     """Return how many rows an interrupted call wrote, a half-written last one cut off."""
     if not out.is_file():
         return 0
-    made = read_json_object(note, InputError) if note.is_file() else {}
+    instead = "remove it, or replace it with --overwrite (overwrite=True)"
+    if not note.is_file():
+        raise InputError(f"{out} is there without {note.name}, which would say how it was made; {instead}")
+    made = read_json_object(note, InputError)
     wanted = json.loads(json.dumps(about))
-    if different := [key for key in wanted if made.get(key) != wanted[key]]:
-        raise InputError(f"{out} is there and was made with other {', '.join(different)}; remove it or overwrite it")
+    # A finished file's note has a report beside what it was made of.
+    if different := differences({key: made.get(key) for key in wanted}, wanted):
+        raise InputError(f"{out} is there and was made otherwise ({'; '.join(different)}); {instead}")
     with out.open("rb+") as file:
         whole = lines = 0
         for line in file:

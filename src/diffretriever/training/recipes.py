@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import fields, is_dataclass
+from importlib.resources import files
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -14,9 +15,12 @@ from diffretriever.training.settings import TrainingSettings
 
 T = TypeVar("T")
 
+#: Where a built package holds the recipes, and where they are in its repository.
+_SHIPPED = (Path("data", "recipes"), Path("..", "..", "recipes"))
+
 
 def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> TrainingSettings:
-    """Return the settings of a YAML file, with `key=value` overrides (`loss.words=0.2`) applied.
+    """Return the settings of a YAML file, with `key=value` overrides (`loss.words=0.2`) applied; see `find_recipe`.
 
     Raises:
         InputError: the file cannot be read, or a key or value cannot be used; the message names it.
@@ -57,14 +61,37 @@ def read_stages(path: str | Path, overrides: Sequence[str] = ()) -> list[Trainin
     return stages
 
 
+def find_recipe(name: str | Path) -> Path:
+    """Return the file of a recipe: the one of that path, else the shipped one, as "mini" or "recipes/mini.yaml".
+
+    Raises:
+        InputError: there is neither; the message names those that are shipped.
+    """
+    path = Path(name)
+    if path.exists() and not path.is_dir():
+        return path
+    shipped = {file.stem: file for file in _shipped_folder().glob("*.yaml")}
+    asked = path.name.removesuffix(".yaml")
+    if path.parent in (Path(), Path("recipes")) and asked in shipped:
+        return shipped[asked]
+    raise InputError(f"{name}: no such recipe; give a YAML file, or one that is shipped: {', '.join(sorted(shipped))}")
+
+
+def _shipped_folder() -> Path:
+    package = Path(str(files("diffretriever")))
+    built, repository = ((package / place).resolve() for place in _SHIPPED)
+    return built if built.is_dir() else repository
+
+
 def read_mapping(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Return what a YAML file holds, with overrides applied and nothing checked."""
+    """Return what a recipe (see `find_recipe`) holds, with overrides applied and nothing checked."""
     try:
         import yaml
     except ImportError as error:
         raise MissingExtraError("pyyaml", "train", "reading a recipe") from error
+    path = find_recipe(path)
     try:
-        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"{path}: not a readable recipe: {error}") from error
     if not isinstance(raw, dict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -10,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffretriever.errors import IndexFormatError, IndexLockedError, InputError
+from diffretriever.errors import FolderAccessError, IndexFormatError, IndexLockedError, InputError
 from diffretriever.folder_lock import LOCK_FILE, FolderLock, FolderTakenError
 from diffretriever.index.calibration import CALIBRATION_NOTE
 from diffretriever.index.folder.copying import copy_file
@@ -23,6 +24,8 @@ from diffretriever.index.store import Store
 from diffretriever.index.term_counts import TERM_COUNTS_NOTE
 
 _STORE = "store"
+#: What systems say of a folder that this user, or nobody, may write.
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 #: Files that may stand beside the manifest.
 EXTRA_FILES = ("build.json", "prompt.json", CALIBRATION_NOTE, TERM_COUNTS_NOTE, PROJECTION_FILE)
 
@@ -57,9 +60,15 @@ class IndexFolder:
         Raises:
             IndexFormatError: the folder holds something else, or an index and `overwrite` is false.
             IndexLockedError: the index to be overwritten is open.
+            FolderAccessError: this user may not write there.
         """
         _check_vacant(path, overwrite)
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            if error.errno not in _FORBIDDEN:
+                raise
+            raise FolderAccessError(f"{path} cannot be made: {error.strerror}; choose another folder") from error
         lock = _lock(path)
         try:
             # The manifest goes first and comes last: a folder with a manifest is a whole index.
@@ -92,6 +101,7 @@ class IndexFolder:
         Raises:
             IndexFormatError: it is no index, a newer one, or damaged.
             IndexLockedError: it is open elsewhere.
+            FolderAccessError: this user may not write there.
         """
         Manifest.read(path)  # before the lock, which would write a file into a foreign folder
         lock = _lock(path)
@@ -214,6 +224,13 @@ def _lock(path: Path) -> FolderLock:
     except FolderTakenError as error:
         message = f"{path} is open in {error.owner}; close it there, or work on a copy of the folder"
         raise IndexLockedError(message) from None
+    except OSError as error:
+        if error.errno not in _FORBIDDEN:
+            raise
+        raise FolderAccessError(
+            f"{path} may not be written ({error.strerror}), and opening an index locks its folder; get the right to "
+            "write there, or use a copy of the folder, or another folder for a new index"
+        ) from error
 
 
 def _check_vacant(path: Path, overwrite: bool) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch.utils.data import Sampler, SequentialSampler
 
-from diffretriever.backbones.hardware import default_device, warn_of_slow_bf16
+from diffretriever.backbones.hardware import device_named, warn_of_slow_bf16
 from diffretriever.errors import MissingExtraError
 from diffretriever.machine import Machine, versions
 from diffretriever.pretrained import save_checkpoint
@@ -59,10 +59,11 @@ def adapt(settings: AdaptationSettings, *, device: str | None = None, progress: 
     Raises:
         CheckpointError: the base cannot be adapted, or another run is going on in the output folder.
         CorpusError: a file of texts cannot be read.
-        InputError: the output folder belongs to another run.
+        InputError: the output folder belongs to another run, or the device is not here.
     """
+    cpu = device_named(device).type == "cpu"
     with only_run(Path(settings.output)):
-        return _adapt(settings, cpu=device == "cpu" or default_device().type == "cpu", progress=progress)
+        return _adapt(settings, cpu=cpu, progress=progress)
 
 
 def _adapt(settings: AdaptationSettings, *, cpu: bool, progress: bool) -> AdaptationResults:
