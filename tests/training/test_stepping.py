@@ -40,6 +40,31 @@ def test_chunks_computed_twice_give_the_gradients_of_one_pass(make_trainer, matc
     assert take_step(trainer.module, inputs, trainer.settings.loss, Engine(), one_pass=True).loss != before.loss
 
 
+@pytest.mark.parametrize(("recomputed", "dropout"), [(True, 0.0), (False, 0.2), (True, 0.2)])
+def test_decoded_answers_computed_twice_give_the_gradients_of_one_pass(make_trainer, checkpoints, recomputed, dropout):
+    """PromptReps multi: the states of the first pass come from prompt and answer, as those of the second do."""
+    trainer = make_trainer(
+        model={
+            "base": str(checkpoints / "tiny-qwen2"),
+            "system": "promptreps",
+            "slot_embeddings": False,
+            "passage_slots": 2,
+            "prompt": None,
+            "max_query_length": 120,
+            "max_passage_length": 120,
+            "dropout": dropout,
+        },
+        data={"group": 1},
+        loss=dict.fromkeys(("scores", "vectors", "words", "terms"), 0.0),
+        optimisation={"batch": 6, "gradient_checkpointing": recomputed},
+    )
+    inputs = trainer.train_dataset[0]
+    before, whole = gradients(trainer, inputs, one_pass=True)
+    again, cached = gradients(trainer, inputs, one_pass=False)
+    assert again == pytest.approx(before, rel=1e-6)
+    assert_close(whole, cached)
+
+
 def test_the_size_of_chunks_changes_nothing(make_trainer, tmp_path):
     found = []
     for chunk in (1, 8):
