@@ -4,12 +4,13 @@ import errno
 import json
 import math
 import os
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from diffretriever import open_system
 from diffretriever.errors import CheckpointError, InputError
@@ -129,6 +130,25 @@ def test_a_run_of_other_settings_is_refused(make_settings):
     train(make_settings())
     with pytest.raises(CheckpointError, match=r"loss.temperature was 0.02, now 0.5"):
         train(make_settings(loss={"temperature": 0.5}))
+
+
+def test_a_run_whose_base_is_another_by_now_is_refused(make_settings, base, tmp_path):
+    shutil.copytree(base, tmp_path / "base")
+    settings = make_settings(model={"base": str(tmp_path / "base")}, optimisation={"steps": 1})
+    train(settings)
+    train(settings)
+    weights = load_file(base / "model.safetensors")
+    changed = {name: tensor + 0.1 for name, tensor in weights.items()}
+    save_file(changed, str(tmp_path / "base" / "model.safetensors"))
+    with pytest.raises(CheckpointError, match=r"data or base \(base_fingerprint was '\w{16}', now '\w{16}'\)"):
+        train(settings)
+    # Runs that were begun before this was recorded go on.
+    facts = tmp_path / "run" / "run.json"
+    about = json.loads(facts.read_text(encoding="utf-8"))
+    del about["base_fingerprint"]
+    facts.write_text(json.dumps(about), encoding="utf-8")
+    train(settings)
+    assert "base_fingerprint" in json.loads(facts.read_text(encoding="utf-8"))
 
 
 def test_a_run_writes_what_made_it(make_settings, tmp_path):

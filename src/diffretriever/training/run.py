@@ -111,7 +111,7 @@ def prepare(settings: TrainingSettings, *, progress: bool = False) -> tuple[Retr
     if arguments.should_save:
         folder.remove_broken()
         digests = {s.path: f.sha256 for s, f in zip(settings.data.sources, files, strict=True)}
-        about = folder.describe(settings, digests, schedule.steps)
+        about = folder.describe(settings, digests, base.fingerprint, schedule.steps)
         folder.trim_log(folder.newest() or 0)
     arguments.max_steps = schedule.steps
     steps = StepLog(folder, progress=progress)

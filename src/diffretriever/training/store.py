@@ -1,6 +1,6 @@
 """RunFolder: what a run leaves on the disk, and where it goes on after an interruption.
 
-run.json             settings, versions, machine, digests of the data
+run.json             settings, versions, machine, digests of the data and of the base
 log.jsonl            one line per step
 checkpoint-STEP/     a model that `open_system` reads, and the state of the optimiser; the newest ones and the best
 model/               the finished model
@@ -24,6 +24,7 @@ from diffretriever.training.settings import TrainingSettings
 
 _MARK = "complete"
 _FACTS = "run.json"
+_BASE = "base_fingerprint"
 _PREFIX = "checkpoint-"
 #: What may change between the parts of one run: folders move, and a run may be given to another machine.
 _MOVABLE = ("output", "trainer")
@@ -104,27 +105,35 @@ class RunFolder:
                     raise CheckpointError(f"{folder} is a checkpoint of another program; give a new `output`")
                 shutil.rmtree(folder)
 
-    def describe(self, settings: TrainingSettings, digests: Mapping[str, str], steps: int) -> dict[str, object]:
+    def describe(
+        self, settings: TrainingSettings, digests: Mapping[str, str], base: str, steps: int
+    ) -> dict[str, object]:
         """Write and return the facts of the run.
 
+        Args:
+            settings: the run.
+            digests: of its files of texts, by path.
+            base: fingerprint of the model it starts from; the same path may lead to another one later.
+            steps: optimiser steps.
+
         Raises:
-            CheckpointError: the folder belongs to a run with other settings or data.
+            CheckpointError: the folder belongs to a run with other settings or data, or from another base.
         """
         about: dict[str, object] = {
             "settings": json.loads(settings.to_json()),
             "steps": steps,
             "data_sha256": dict(digests),
+            _BASE: base,
             "versions": versions(),
             "machine": asdict(Machine.here()),
         }
         path = self.path / _FACTS
-        if path.is_file() and self.newest() is not None:
-            before = read_json_object(path)
-            if _decisive(before) != _decisive(about):
-                raise CheckpointError(
-                    f"{self.path} holds a run with other settings ({_difference(before, about)}); give a new `output`, "
-                    "or remove the folder"
-                )
+        begun = path.is_file() and self.newest() is not None
+        if begun and (difference := _difference(read_json_object(path), about)):
+            raise CheckpointError(
+                f"{self.path} holds a run with other settings, data or base ({difference}); give a new `output`, or "
+                "remove the folder"
+            )
         write_json(path, about)
         return about
 
@@ -160,7 +169,8 @@ def _decisive(about: Mapping[str, object]) -> dict[str, object]:
         return {}
     kept = _flat({k: v for k, v in settings.items() if k not in _MOVABLE})
     kept.pop("data.folder", None)
-    return {**kept, "steps": about["steps"], **_flat({"data_sha256": about["data_sha256"]})}
+    kept |= {name: about[name] for name in ("steps", _BASE) if name in about}
+    return {**kept, **_flat({"data_sha256": about["data_sha256"]})}
 
 
 def _flat(value: Mapping[str, object], where: str = "") -> dict[str, object]:
@@ -174,6 +184,9 @@ def _flat(value: Mapping[str, object], where: str = "") -> dict[str, object]:
 
 
 def _difference(before: Mapping[str, object], after: Mapping[str, object]) -> str:
+    """Return the first thing that decides the numbers of a run and is not as it was; "" where there is none."""
     old, new = _decisive(before), _decisive(after)
-    name = next(k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k))
-    return f"{name} was {old.get(name)!r}, now {new.get(name)!r}"
+    if _BASE not in old:  # a run that was begun before this was recorded
+        new.pop(_BASE, None)
+    changed = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
+    return f"{changed[0]} was {old.get(changed[0])!r}, now {new.get(changed[0])!r}" if changed else ""
