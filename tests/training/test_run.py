@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import math
 import os
 import shutil
+import weakref
 
 import numpy as np
 import pytest
@@ -55,6 +57,23 @@ def test_a_resumed_run_equals_an_uninterrupted_one(make_settings, tmp_path):
         one, other = load_file(whole / file), load_file(resumed / file)
         assert one.keys() == other.keys()
         assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_nothing_of_a_finished_run_stays_in_memory(make_settings, monkeypatch):
+    held = []
+
+    def watched(*arguments, **options):
+        trainer, about = prepare(*arguments, **options)
+        held.extend(map(weakref.ref, (trainer, trainer.module, trainer.teacher.encoder.backbone)))
+        return trainer, about
+
+    monkeypatch.setattr("diffretriever.training.run.prepare", watched)
+    gc.disable()  # or it may come by at the right time by chance
+    try:
+        train(make_settings())
+        assert [reference() for reference in held] == [None] * 3
+    finally:
+        gc.enable()
 
 
 def test_two_runs_do_not_write_one_folder(make_settings, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,18 +55,27 @@ def train(settings: TrainingSettings, *, progress: bool = False) -> Path:
         MissingExtraError: the extra `train` is not installed.
     """
     with only_run(Path(settings.output)):
-        trainer, about = prepare(settings, progress=progress)
-        folder = trainer.folder
-        newest = folder.newest()
-        trainer.train(resume_from_checkpoint=None if newest is None else str(folder.checkpoint(newest)))
-        state = trainer.finish()
-        if trainer.args.should_save:
-            half = torch.float16 if trainer.module.backbone.dtype == torch.float32 else None
-            merge = settings.model.lora is not None and settings.model.lora.merge
-            save_model(trainer.module, folder.model, about, half, merge=merge, state=state)
-            write_card(folder, about)
-        trainer.accelerator.wait_for_everyone()
-        return folder.model
+        model = _train(settings, progress=progress)
+    # A trainer and its callbacks hold each other, and with them model and optimiser, which a next run has no room for.
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return model
+
+
+def _train(settings: TrainingSettings, *, progress: bool) -> Path:
+    trainer, about = prepare(settings, progress=progress)
+    folder = trainer.folder
+    newest = folder.newest()
+    trainer.train(resume_from_checkpoint=None if newest is None else str(folder.checkpoint(newest)))
+    state = trainer.finish()
+    if trainer.args.should_save:
+        half = torch.float16 if trainer.module.backbone.dtype == torch.float32 else None
+        merge = settings.model.lora is not None and settings.model.lora.merge
+        save_model(trainer.module, folder.model, about, half, merge=merge, state=state)
+        write_card(folder, about)
+    trainer.accelerator.wait_for_everyone()
+    return folder.model
 
 
 def prepare(settings: TrainingSettings, *, progress: bool = False) -> tuple[RetrieverTrainer, dict[str, object]]:
