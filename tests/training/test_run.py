@@ -119,6 +119,21 @@ def test_a_run_keeps_the_newest_checkpoints_and_a_broken_one_is_not_used(make_se
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_what_a_user_put_beside_the_checkpoints_stays(make_settings, tmp_path):
+    settings = make_settings(optimisation={"steps": 1})
+    train(settings)
+    run = tmp_path / "run"
+    for copy in ("checkpoint-best", "checkpoint-1-copy"):  # whole, as a checkpoint is
+        shutil.copytree(run / "checkpoint-1", run / copy)
+    (run / "checkpoint-better").mkdir()
+    (run / "checkpoint-notes.txt").write_text("mine", encoding="utf-8")
+    (run / "checkpoint-2").mkdir()
+    train(settings)
+    assert {p.name for p in run.glob("checkpoint-*")} == {
+        "checkpoint-1", "checkpoint-best", "checkpoint-1-copy", "checkpoint-better", "checkpoint-notes.txt",
+    }  # fmt: skip
+
+
 def test_checkpoints_of_another_program_are_neither_removed_nor_mixed_with(make_settings, tmp_path):
     foreign = tmp_path / "run" / "checkpoint-500"
     foreign.mkdir(parents=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -26,6 +27,7 @@ _MARK = "complete"
 _FACTS = "run.json"
 _BASE = "base_fingerprint"
 _PREFIX = "checkpoint-"
+_NAME = re.compile(rf"{_PREFIX}([1-9][0-9]*)")
 #: What may change between the parts of one run: folders move, and a run may be given to another machine.
 _MOVABLE = ("output", "trainer")
 
@@ -51,6 +53,12 @@ def only_run(folder: Path) -> Iterator[None]:
         except FolderTakenError as error:
             raise CheckpointError(f"{error.owner} is training in {folder}; give another `output`") from None
         yield
+
+
+def checkpoint_folders(folder: Path) -> dict[int, Path]:
+    """Return the folders of a run's checkpoints by step; others of a like name, `checkpoint-best`, are the user's."""
+    named = [(_NAME.fullmatch(path.name), path) for path in folder.glob(f"{_PREFIX}*") if path.is_dir()]
+    return {int(name[1]): path for name, path in named if name is not None}
 
 
 class RunFolder:
@@ -99,7 +107,7 @@ class RunFolder:
         Raises:
             CheckpointError: they are not of a run of ours.
         """
-        for folder in self.path.glob(f"{_PREFIX}*"):
+        for folder in checkpoint_folders(self.path).values():
             if not (folder / _MARK).is_file():
                 if not (self.path / _FACTS).is_file():
                     raise CheckpointError(f"{folder} is a checkpoint of another program; give a new `output`")
@@ -158,8 +166,7 @@ class RunFolder:
         partial.replace(self.log)
 
     def _steps(self) -> list[int]:
-        folders = [f for f in self.path.glob(f"{_PREFIX}*") if (f / _MARK).is_file()]
-        return sorted(int(f.name.removeprefix(_PREFIX)) for f in folders)
+        return sorted(step for step, f in checkpoint_folders(self.path).items() if (f / _MARK).is_file())
 
 
 def _decisive(about: Mapping[str, object]) -> dict[str, object]:
