@@ -12,6 +12,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments, se
 
 from diffretriever.backbones.hardware import warn_of_slow_bf16
 from diffretriever.errors import InputError, MissingExtraError
+from diffretriever.systems.promptreps import PromptReps
 from diffretriever.training.base import open_base, recompute_layers
 from diffretriever.training.building import BatchBuilder
 from diffretriever.training.callbacks import StepLog
@@ -23,7 +24,7 @@ from diffretriever.training.module import RetrieverModule, build_module, text_ro
 from diffretriever.training.rows import RowFile, open_rows
 from diffretriever.training.saving import save_model
 from diffretriever.training.schedule import Schedule
-from diffretriever.training.settings import TrainingSettings
+from diffretriever.training.settings import LossSettings, TrainingSettings
 from diffretriever.training.store import RunFolder, only_run
 from diffretriever.training.teacher import Teacher
 from diffretriever.training.texts import TextPreparer
@@ -101,6 +102,7 @@ def prepare(settings: TrainingSettings, *, progress: bool = False) -> tuple[Retr
         add_lora(base.backbone, settings.model.lora, settings.model.base)
     new_bias = settings.model.term_bias and base.backbone.term_bias is None
     module = build_module(base, settings.model, settings.seed)
+    _check_slot_losses(settings.loss, module)
     if not settings.loss.needs_head:
         module.freeze_head()
     if settings.optimisation.gradient_checkpointing:
@@ -135,6 +137,18 @@ def prepare(settings: TrainingSettings, *, progress: bool = False) -> tuple[Retr
     _refuse_shards(settings, trainer)
     trainer.remove_callback(PrinterCallback)
     return trainer, about
+
+
+def _check_slot_losses(loss: LossSettings, module: RetrieverModule) -> None:
+    """Raise InputError where an objective asks something of every slot, and slots are what an answer decodes."""
+    if not isinstance(module.encoder, PromptReps) or max(module.encoder.answer_lengths.values()) == 1:
+        return
+    for name in ("parts", "part_scores", "words", "diversity"):
+        if value := getattr(loss, name):
+            raise InputError(
+                f"loss.{name} is {value} and asks something of every slot, but an answer of promptreps may end before; "
+                "set it to 0, or model.query_slots and model.passage_slots to 1"
+            )
 
 
 def _refuse_shards(settings: TrainingSettings, trainer: RetrieverTrainer) -> None:
