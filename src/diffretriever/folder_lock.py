@@ -65,13 +65,20 @@ class FolderLock:
         self._file.write(b" " + str(self._owner).encode())
         self._file.flush()
 
+    @property
+    def is_own(self) -> bool:
+        """Whether this process took the lock, not one that it was forked from."""
+        return os.getpid() == self._owner
+
     def release(self) -> None:
         """Give the lock back; doing so twice is harmless, and so is doing it in a forked process."""
         if self._file is not None:
-            if os.getpid() == self._owner:
-                _unlock(self._file)
-            self._file.close()
-            self._file = None
+            try:
+                if self.is_own:
+                    _unlock(self._file)
+            finally:  # closing gives it back, too, unless a forked process lives on
+                self._file.close()
+                self._file = None
 
 
 @contextmanager

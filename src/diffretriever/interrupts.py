@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 
 @contextmanager
@@ -15,11 +16,10 @@ def uninterrupted() -> Iterator[None]:
     An index must not be left with half of a batch because the signal came while it was being written. Blocks may lie
     in one another; the outermost ends the waiting. Outside the main thread, which no signal reaches, nothing is done.
     """
-    pending = False
+    pending: list[FrameType | None] = []
 
     def remember(signal_number: int, frame: FrameType | None) -> None:
-        nonlocal pending
-        pending = True
+        pending[:] = [frame]
 
     previous = signal.getsignal(signal.SIGINT)
     try:
@@ -33,5 +33,13 @@ def uninterrupted() -> Iterator[None]:
         if held:
             signal.signal(signal.SIGINT, previous)
         if pending:
-            # Not KeyboardInterrupt itself: a program may have a handler of its own, or ignore the signal.
-            signal.raise_signal(signal.SIGINT)
+            _deliver(previous, pending.pop())
+
+
+def _deliver(handler: Any, frame: FrameType | None) -> None:  # noqa: ANN401  (what getsignal returns)
+    """Do what a program does on Ctrl-C: not KeyboardInterrupt itself, it may have a handler or ignore the signal."""
+    if callable(handler):
+        # Not by a second signal, which an event loop would hear as well: it is told of signals beside the handler.
+        handler(signal.SIGINT, frame)
+    elif handler == signal.SIG_DFL:
+        signal.raise_signal(signal.SIGINT)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -53,6 +54,20 @@ def test_stages_train_one_after_the_other(recipe, tmp_path):
         for folder in (tmp_path / "run" / "stage-1" / "model", tmp_path / "run" / "model")
     ]
     assert 0 < abs(vectors[0] - vectors[1]).max() < 0.2  # two steps further, not two steps from the base
+
+
+def test_a_stage_goes_on_only_from_the_model_that_it_started_from(recipe, tmp_path):
+    text = recipe.read_text(encoding="utf-8")
+    call = ["train", str(recipe), "--set", "optimisation.steps=2"]
+    recipe.write_text(text + "stages: [{}, {seed: 2}]\n", "utf-8")
+    for _ in range(2):  # the second time both stages are finished
+        done = CliRunner().invoke(app, call)
+        assert done.exit_code == 0, done.output
+    recipe.write_text(text + "stages: [{seed: 5}, {seed: 2}]\n", "utf-8")
+    shutil.rmtree(tmp_path / "run" / "stage-1")
+    done = CliRunner().invoke(app, call)
+    assert done.exit_code == 1
+    assert "holds a run with other settings, data or base (base_fingerprint was" in " ".join(done.stderr.split())
 
 
 def test_mistakes_are_named_without_a_traceback(recipe):

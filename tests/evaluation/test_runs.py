@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -17,6 +19,37 @@ def ranking(*scores):
 def test_six_columns_ranks_from_one(tmp_path):
     write_run(Run.of(["q"], [ranking(2.5, 1.0)], "mine"), tmp_path / "r")
     assert (tmp_path / "r").read_text() == "q Q0 d0 1 2.5 mine\nq Q0 d1 2 1 mine\n"
+
+
+def test_a_link_stays_one_and_its_file_is_replaced(tmp_path):
+    (tmp_path / "runs").mkdir()
+    for name, text in (("old", "old"), ("none yet", None)):
+        file, link = tmp_path / "runs" / name, tmp_path / f"link to {name}"
+        if text is not None:
+            file.write_text(text)
+        link.symlink_to(file)
+        write_run(Run.of(["q"], [ranking(1.0)], "mine"), link)
+        assert link.is_symlink()
+        assert file.read_text() == "q Q0 d0 1 1 mine\n"
+    assert {p.name for p in tmp_path.rglob("*")} == {"runs", "old", "none yet", "link to old", "link to none yet"}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_is_written_to(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with open(os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)) as reader:
+        write_run(Run.of(["q"], [ranking(1.0)], "mine"), tmp_path / "pipe")
+        assert reader.read() == "q Q0 d0 1 1 mine\n"
+    assert (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.skipif(not Path("/dev/fd").is_dir(), reason="open files have no names here")
+def test_an_open_pipe_is_written_to_by_its_name():
+    reader, writer = os.pipe()
+    write_run(Run.of(["q"], [ranking(1.0)], "mine"), f"/dev/fd/{writer}")
+    os.close(writer)
+    with open(reader) as file:
+        assert file.read() == "q Q0 d0 1 1 mine\n"
 
 
 FLOATS = st.floats(-1e30, 1e30) | st.sampled_from([0.0, -0.0, 1.0, 1 + 1e-9, 1e-45])
@@ -56,8 +89,11 @@ def test_bad_runs(tmp_path, content, message):
 
 @pytest.mark.parametrize("bad", ["", "a b", "a\tb", " a"])
 def test_ids_with_white_space_cannot_be_written(tmp_path, bad):
+    (tmp_path / "r").write_text("old")
     with pytest.raises(InputError, match="white space"):
         write_run(Run.of(["q"], [[ScoredPassage(bad, 1.0)]]), tmp_path / "r")
+    assert (tmp_path / "r").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [tmp_path / "r"]
 
 
 @pytest.mark.parametrize(

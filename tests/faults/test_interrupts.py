@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 
@@ -240,6 +243,36 @@ def test_a_handler_of_the_program_is_kept_to(handler):
         assert signal.getsignal(signal.SIGINT) is own
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_an_event_loop_hears_one_interrupt_once():
+    heard = []
+
+    async def write() -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGINT, heard.append, "Ctrl-C")
+        with uninterrupted():
+            ctrl_c(0)
+        # The loop comes to what is said to it from elsewhere after a turn; two are given.
+        for _ in range(2):
+            await asyncio.to_thread(int)
+
+    asyncio.run(write())
+    assert heard == ["Ctrl-C"]
+
+
+def test_what_a_program_does_not_handle_ends_it():
+    program = """
+        import signal
+        from diffretriever.interrupts import uninterrupted
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        with uninterrupted():
+            signal.raise_signal(signal.SIGINT)
+            print("done", flush=True)
+        print("not reached")
+    """
+    done = subprocess.run([sys.executable, "-c", dedent(program)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "done\n", "")
 
 
 def test_an_index_can_be_written_from_another_thread(tmp_path):

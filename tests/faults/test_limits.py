@@ -156,6 +156,24 @@ def test_a_file_that_may_not_be_read_is_no_damage(tmp_path, file, monkeypatch):
         assert index.check().problems == ()
 
 
+@pytest.mark.parametrize("salvage", [False, True])
+def test_a_segment_that_memory_does_not_suffice_for_is_not_given_up(tmp_path, salvage, monkeypatch):
+    with Index.create(tmp_path / "index", make_encoder(), backend="exact") as index:
+        for i in range(3):
+            index.add([Passage(f"p{i}", f"w{i}")], words=1)
+
+    def fail(*arguments, **options):
+        raise MemoryError("Unable to allocate 4.00 GiB for an array")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("diffretriever.index.exact.segment.np.load", fail)
+        with pytest.raises(MemoryError):
+            Index.open(tmp_path / "index", salvage=salvage)
+    with Index.open(tmp_path / "index") as index:
+        assert len(index) == 3
+        assert index.check().problems == ()
+
+
 def test_a_passage_of_ten_megabytes(tmp_path, backend):
     text = " ".join(WORDS) + " " + "word🌙 \x00\n" * (10_000_000 // 10)
     passages = [Passage("long", text, "title " * 1000), Passage("short", "moon")]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 import warnings
@@ -137,6 +139,37 @@ def test_a_closed_index_is_free_though_a_forked_process_lives_on(folder):
         index.close()
         with Index.open(folder) as again:
             assert list(again) == ["a"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_an_index_closed_in_a_forked_process_is_open_in_its_owner(folder, encoder):
+    def close() -> None:
+        signal.alarm(20)  # ends a process that would wait for ever
+        index.close()
+
+    with Index.open(folder, encoder) as index:
+        index.add([Passage("b", "sun")])
+        with forked(close):
+            assert not (folder / "seal.json").exists()
+            with pytest.raises(IndexLockedError, match=f"is open in process {os.getpid()}"):
+                Index.open(folder)
+        index.add([Passage("c", "star")])
+    with Index.open(folder) as index:
+        assert set(index) == {"a", "b", "c"}
+        assert index.check().problems == ()
+
+
+def test_a_lock_that_cannot_be_given_back_is_no_longer_held(tmp_path, monkeypatch):
+    def fail(file):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    lock = FolderLock(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("diffretriever.folder_lock._unlock", fail)
+        with pytest.raises(OSError, match="No locks available"):
+            lock.release()
+    FolderLock(tmp_path).release()
+    lock.release()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")

@@ -141,6 +141,41 @@ def test_overrides_hold_for_every_stage_and_the_base_for_the_first(stages_file):
     assert (first.model.base, second.model.base) == ("mine", "here/stage-1/model")
 
 
+@pytest.mark.parametrize(("key", "value"), [("base", "mine"), ("sha256", "abc"), ("sha256", None)])
+def test_what_a_later_stage_starts_from_is_not_for_it_to_say(tmp_path, key, value):
+    recipe = {"data": DATA, "stages": [{"model": {"base": "minilm"}}, {"model": {key: value}}]}
+    (tmp_path / "own.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+    with pytest.raises(InputError, match=rf"own.yaml: stage 2 sets model.{key} to {value!r}, but starts from the mod"):
+        read_stages(tmp_path / "own.yaml")
+
+
+@pytest.mark.parametrize("override", ["stages=[]", "stages.0.seed=3"])
+def test_an_override_cannot_set_a_stage(stages_file, override):
+    with pytest.raises(InputError, match=r"an override holds for all stages, and none can set one, got 'stages"):
+        read_stages(stages_file, [override])
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "refused"),
+    [
+        ({}, {}, True),
+        ({"merge": True}, {}, False),
+        ({}, {"merge": True}, False),
+        ({}, None, False),
+        (None, {}, False),
+    ],
+)
+def test_an_adapter_is_not_put_on_an_adapter(tmp_path, first, second, refused):
+    recipe = {"data": DATA, "stages": [{"model": {"lora": lora}} for lora in ({}, first, second)]}
+    recipe["stages"][0]["model"]["lora"] = {"merge": True}
+    (tmp_path / "lora.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+    if refused:
+        with pytest.raises(InputError, match=r"stage 2 ends as an adapter, and stage 3 cannot put another on it"):
+            read_stages(tmp_path / "lora.yaml")
+    else:
+        assert len(read_stages(tmp_path / "lora.yaml")) == 3
+
+
 def test_a_recipe_without_stages_is_one_run():
     path = RECIPES / "dream-7b-msmarco.yaml"
     assert read_stages(path, ["seed=5"]) == [read_recipe(path, ["seed=5"])]

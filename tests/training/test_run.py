@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import math
 import os
+import shutil
+import weakref
 
 import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from diffretriever import open_system
 from diffretriever.errors import CheckpointError, InputError
@@ -56,6 +59,23 @@ def test_a_resumed_run_equals_an_uninterrupted_one(make_settings, tmp_path):
         assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_nothing_of_a_finished_run_stays_in_memory(make_settings, monkeypatch):
+    held = []
+
+    def watched(*arguments, **options):
+        trainer, about = prepare(*arguments, **options)
+        held.extend(map(weakref.ref, (trainer, trainer.module, trainer.teacher.encoder.backbone)))
+        return trainer, about
+
+    monkeypatch.setattr("diffretriever.training.run.prepare", watched)
+    gc.disable()  # or it may come by at the right time by chance
+    try:
+        train(make_settings())
+        assert [reference() for reference in held] == [None] * 3
+    finally:
+        gc.enable()
+
+
 def test_two_runs_do_not_write_one_folder(make_settings, tmp_path):
     settings = make_settings()
     with only_run(tmp_path / "run"), pytest.raises(CheckpointError, match=f"process {os.getpid()} is training in"):
@@ -99,6 +119,21 @@ def test_a_run_keeps_the_newest_checkpoints_and_a_broken_one_is_not_used(make_se
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_what_a_user_put_beside_the_checkpoints_stays(make_settings, tmp_path):
+    settings = make_settings(optimisation={"steps": 1})
+    train(settings)
+    run = tmp_path / "run"
+    for copy in ("checkpoint-best", "checkpoint-1-copy"):  # whole, as a checkpoint is
+        shutil.copytree(run / "checkpoint-1", run / copy)
+    (run / "checkpoint-better").mkdir()
+    (run / "checkpoint-notes.txt").write_text("mine", encoding="utf-8")
+    (run / "checkpoint-2").mkdir()
+    train(settings)
+    assert {p.name for p in run.glob("checkpoint-*")} == {
+        "checkpoint-1", "checkpoint-best", "checkpoint-1-copy", "checkpoint-better", "checkpoint-notes.txt",
+    }  # fmt: skip
+
+
 def test_checkpoints_of_another_program_are_neither_removed_nor_mixed_with(make_settings, tmp_path):
     foreign = tmp_path / "run" / "checkpoint-500"
     foreign.mkdir(parents=True)
@@ -129,6 +164,25 @@ def test_a_run_of_other_settings_is_refused(make_settings):
     train(make_settings())
     with pytest.raises(CheckpointError, match=r"loss.temperature was 0.02, now 0.5"):
         train(make_settings(loss={"temperature": 0.5}))
+
+
+def test_a_run_whose_base_is_another_by_now_is_refused(make_settings, base, tmp_path):
+    shutil.copytree(base, tmp_path / "base")
+    settings = make_settings(model={"base": str(tmp_path / "base")}, optimisation={"steps": 1})
+    train(settings)
+    train(settings)
+    weights = load_file(base / "model.safetensors")
+    changed = {name: tensor + 0.1 for name, tensor in weights.items()}
+    save_file(changed, str(tmp_path / "base" / "model.safetensors"))
+    with pytest.raises(CheckpointError, match=r"data or base \(base_fingerprint was '\w{16}', now '\w{16}'\)"):
+        train(settings)
+    # Runs that were begun before this was recorded go on.
+    facts = tmp_path / "run" / "run.json"
+    about = json.loads(facts.read_text(encoding="utf-8"))
+    del about["base_fingerprint"]
+    facts.write_text(json.dumps(about), encoding="utf-8")
+    train(settings)
+    assert "base_fingerprint" in json.loads(facts.read_text(encoding="utf-8"))
 
 
 def test_a_run_writes_what_made_it(make_settings, tmp_path):

@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import combinations
+
 import pytest
 import torch
 
+from diffretriever.errors import InputError
+from diffretriever.training.module import LOCAL
 from diffretriever.training.stepping import Engine, take_step
 
 ALL = {"dense": 1.0, "sparse": 0.5, "scores": 1.0, "vectors": 2.0, "words": 0.2, "terms": 4.0, "diversity": 0.3}
@@ -38,6 +43,71 @@ def test_chunks_computed_twice_give_the_gradients_of_one_pass(make_trainer, matc
     assert other.loss == before.loss
     torch.manual_seed(8)
     assert take_step(trainer.module, inputs, trainer.settings.loss, Engine(), one_pass=True).loss != before.loss
+
+
+@pytest.fixture
+def make_decoding(make_trainer, checkpoints):
+    """A trainer of PromptReps multi, whose slots are the tokens of an answer."""
+
+    def make(dropout=0.0, recomputed=False, slots=2, **loss):
+        return make_trainer(
+            model={
+                "base": str(checkpoints / "tiny-qwen2"),
+                "system": "promptreps",
+                "slot_embeddings": False,
+                "query_slots": slots,
+                "passage_slots": slots,
+                "prompt": None,
+                "max_query_length": 120,
+                "max_passage_length": 120,
+                "dropout": dropout,
+            },
+            data={"group": 1},
+            loss=dict.fromkeys(("scores", "vectors", "words", "terms"), 0.0) | loss,
+            optimisation={"batch": 6, "gradient_checkpointing": recomputed},
+        )
+
+    return make
+
+
+@pytest.mark.parametrize(("recomputed", "dropout"), [(True, 0.0), (False, 0.2), (True, 0.2)])
+def test_decoded_answers_computed_twice_give_the_gradients_of_one_pass(make_decoding, recomputed, dropout):
+    """The states of the first pass come from prompt and answer, as those of the second do."""
+    trainer = make_decoding(dropout, recomputed)
+    inputs = trainer.train_dataset[0]
+    before, whole = gradients(trainer, inputs, one_pass=True)
+    again, cached = gradients(trainer, inputs, one_pass=False)
+    assert again == pytest.approx(before, rel=1e-6)
+    assert_close(whole, cached)
+
+
+def test_slots_after_the_end_of_an_answer_count_in_no_mean(make_decoding):
+    trainer = make_decoding(slots=4)
+    encoder, inputs = trainer.module.encoder, trainer.train_dataset[0]
+    encoder.stop_ids = frozenset(range(0, encoder.vocabulary_size, 3))
+    encoded = encoder.encode_passages(inputs.passages)
+    slots = [torch.tensor(encoded.vectors(i)) for i in range(len(inputs.passages))]
+    assert len({len(vectors) for vectors in slots}) > 1
+    for chunk in (c for c in inputs.chunks if c.side == "passage"):
+        pooled = torch.tensor(encoded.pooled[list(chunk.rows)])
+        local = trainer.module(replace(chunk, teacher=pooled, aligned=True, diversity=True)).local.detach()
+        assert float(local[LOCAL.index("vectors")]) == pytest.approx(0.0, abs=1e-4)
+        cosines = sum(mean_cosine(slots[row]) for row in chunk.rows)
+        assert float(local[LOCAL.index("diversity")]) == pytest.approx(cosines, abs=1e-4)
+    report, _ = gradients(trainer, inputs, one_pass=True)
+    assert report.slot_cosine == pytest.approx(sum(map(mean_cosine, slots)) / len(slots), abs=1e-4)
+
+
+def mean_cosine(vectors):
+    """The mean cosine between different ones of some unit vectors; 0 where there is one."""
+    found = [float(a @ b) for a, b in combinations(vectors, 2)]
+    return sum(found) / max(1, len(found))
+
+
+@pytest.mark.parametrize("name", ["words", "parts", "part_scores", "diversity"])
+def test_objectives_of_each_slot_are_refused_where_slots_are_decoded(make_decoding, name):
+    with pytest.raises(InputError, match=rf"loss.{name} is 0.5 and asks something of every slot, but an answer"):
+        make_decoding(**{name: 0.5})
 
 
 def test_the_size_of_chunks_changes_nothing(make_trainer, tmp_path):

@@ -31,9 +31,9 @@ def decode(
     """Return the greedy answers of K = `length` tokens to B prompts.
 
     Prompts of one batch may differ in length: padding keys are masked, and every token has the position it would have
-    alone, so an answer does not depend on its batch. The last token is predicted and not fed. Where gradients are
-    wanted the states come from one forward pass over prompts and answers, since layers that recompute their
-    activations keep no keys and values.
+    alone, so an answer does not depend on its batch. The last token is predicted and not fed. In training the states
+    come from one forward pass over prompts and answers, with gradients or without: layers that recompute their
+    activations keep no keys and values, and a chunk's first pass must be like its second.
 
     Args:
         backbone: a causal language model.
@@ -42,9 +42,9 @@ def decode(
         length: K.
         stop_ids: tokens that end an answer.
     """
-    if not torch.is_grad_enabled():
-        return _decoded(backbone, ids, mask, length, stop_ids)
     training = backbone.model.training
+    if not training and not torch.is_grad_enabled():
+        return _decoded(backbone, ids, mask, length, stop_ids)
     backbone.model.eval()
     try:
         with torch.no_grad():

@@ -190,4 +190,5 @@ class GgufSource:
 def _halves(rows: np.ndarray, heads: int) -> np.ndarray:
     """Return the rows [heads * d, ...] of q or k with each head's two rotary halves one after the other."""
     size = rows.shape[0] // heads
-    return rows.reshape(heads, size // 2, 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
+    halves: np.ndarray = rows.reshape(heads, size // 2, 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
+    return halves

@@ -9,17 +9,36 @@ from typing import TYPE_CHECKING
 from diffretriever.cli.console import message, show
 from diffretriever.errors import CheckpointError
 
+#: Settings of a model that it has from what it starts from, where the recipe leaves them open.
+_RECORDED = ("query_slots", "passage_slots", "prompt", "slot_positions", "terms")
+
 if TYPE_CHECKING:
     from diffretriever.backbones.sources import Source
+    from diffretriever.training.model_settings import ModelSettings
     from diffretriever.training.settings import TrainingSettings
 
 
 def show_estimates(stages: Sequence[TrainingSettings]) -> None:
     """Show what the runs of a recipe will cost, on as many devices as the launcher started processes for."""
+    model = stages[0].model
     for settings in stages:
-        # What later stages start from is made by those before, and has the shape of what the first one trains.
-        _show_estimate(replace(settings, model=stages[0].model))
+        model = _from_the_first_base(settings.model, model)
+        _show_estimate(replace(settings, model=model))
     message("nothing was written; memory and hours are estimates")
+
+
+def _from_the_first_base(model: ModelSettings, before: ModelSettings) -> ModelSettings:
+    """Return a stage's settings as over the first one's base: the model that it starts from is not made yet.
+
+    Args:
+        model: of the stage.
+        before: what this returned for the stage before; for the first, its own.
+    """
+    # What a checkpoint records is read as it says, unless by another system.
+    recorded = _RECORDED if model.system == before.system else ()
+    kept = {name: getattr(before, name) for name in recorded if getattr(model, name) is None}
+    layer = model.pooling_layer or before.pooling_layer
+    return replace(model, base=before.base, sha256=before.sha256, pooling_layer=layer, **kept)
 
 
 def _show_estimate(settings: TrainingSettings) -> None:

@@ -100,20 +100,34 @@ def _falling(query_id: str, ranking: Sequence[Ranked]) -> list[ScoredPassage]:
 def write_run(run: Run, path: str | Path) -> None:
     """Write a run in TREC format: query, Q0, passage, rank from 1, score, tag; a file that is there is replaced whole.
 
+    A link stays one, and what it leads to is replaced. A pipe or a device, such as /dev/stdout, is written to.
+
     Raises:
         InputError: an id or the tag is empty or holds white space, which separates the columns, or the file cannot be
             made.
     """
     path = Path(path)
     check_run_path(path)
-    new = path.with_name(f".{path.name}.new")
-    with new.open("w", encoding="utf-8", newline="\n") as file:
+    if path.exists() and not path.is_file():  # a file in its place would never reach who reads from it
+        _write_lines(run, path)
+        return
+    target = path.resolve()
+    new = target.with_name(f".{target.name}.new")
+    try:
+        _write_lines(run, new)
+        new.replace(target)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
+
+
+def _write_lines(run: Run, path: Path) -> None:
+    with path.open("w", encoding="utf-8", newline="\n") as file:
         for query_id, ranking in run.rankings.items():
             for rank, passage in enumerate(ranking, 1):
                 ids = (run_column(query_id), run_column(passage.passage_id))
                 # Nine significant digits give back the same single-precision number.
                 file.write(f"{ids[0]} Q0 {ids[1]} {rank} {passage.score:.9g} {run_column(run.tag)}\n")
-    new.replace(path)
 
 
 def check_run_path(path: Path) -> None:
@@ -124,10 +138,13 @@ def check_run_path(path: Path) -> None:
     """
     if path.is_dir():
         raise InputError(f"{path} is a folder; give the file of the run, such as {path / 'run.trec'}")
-    if not path.parent.is_dir():
-        raise InputError(f"{path}: there is no folder {path.parent}; make it, or give another file for the run")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise InputError(f"{path}: the folder {path.parent} may not be written; give another file for the run")
+    if path.exists() and not path.is_file():  # a pipe or a device: nothing is made in its folder
+        return
+    folder = path.resolve().parent if path.is_symlink() else path.parent
+    if not folder.is_dir():
+        raise InputError(f"{path}: there is no folder {folder}; make it, or give another file for the run")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"{path}: the folder {folder} may not be written; give another file for the run")
 
 
 def run_column(value: str) -> str:

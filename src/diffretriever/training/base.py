@@ -13,6 +13,7 @@ import torch
 
 from diffretriever.backbones.backbone import Backbone
 from diffretriever.backbones.lora import is_adapter
+from diffretriever.backbones.sources import FolderSource
 from diffretriever.backbones.specs import spec_for
 from diffretriever.checkpoint import RetrieverSettings, locate
 from diffretriever.errors import CheckpointError
@@ -26,11 +27,19 @@ from diffretriever.training.pooling_layer import append_pooling_layer
 
 @dataclass(frozen=True)
 class Base:
-    """A backbone whose weights may be trained, what its checkpoint should record, and slot embeddings if it has any."""
+    """A backbone whose weights may be trained, what its checkpoint should record, and slot embeddings if it has any.
+
+    Attributes:
+        backbone: the backbone.
+        settings: what its checkpoint should record.
+        slot_embeddings: [2, K_max, D]; None for none.
+        fingerprint: quick digest of the weights that it was opened with; "" where it has none.
+    """
 
     backbone: Backbone
     settings: RetrieverSettings
     slot_embeddings: torch.Tensor | None
+    fingerprint: str = ""
 
 
 def open_base(settings: ModelSettings, device: torch.device, *, bf16: bool = False) -> Base:
@@ -57,10 +66,10 @@ def open_base(settings: ModelSettings, device: torch.device, *, bf16: bool = Fal
     reads_head = settings.system in ("diffretriever", "promptreps")
     if reads_head and folder.is_dir() and lacks_head(folder):
         backbone = with_copying_head(folder, "eager" if attention == "auto" else attention).to(device, dtype)
-        base = Base(backbone, replace(RetrieverSettings(), **given), None)
+        base = Base(backbone, replace(RetrieverSettings(), **given), None, FolderSource(folder).digest()[:16])
     else:
         opened = open_checkpoint(settings.base, given, device=device, dtype=dtype, attention=attention)
-        base = Base(opened.backbone, opened.settings, opened.slot_embeddings)
+        base = Base(opened.backbone, opened.settings, opened.slot_embeddings, opened.backbone.fingerprint)
     if settings.pooling_layer:
         append_pooling_layer(base.backbone)
     base.backbone.requires_grad_(True)

@@ -84,7 +84,10 @@ def score_distillation(scores: Tensor, teacher: Tensor, temperature: float) -> T
 
 
 def vector_alignment(slots: Tensor, teacher: Tensor) -> Tensor:
-    """Return the sum of 1 - cos between the mean slot of [N, K, D] and the teacher's vector [N, D]."""
+    """Return the sum of 1 - cos between the mean slot of [N, K, D] and the teacher's vector [N, D].
+
+    A text may have fewer slots, the others being zeros: that changes the length of its mean, not the direction.
+    """
     return (1.0 - F.cosine_similarity(slots.mean(dim=1), teacher, dim=1)).sum()
 
 
@@ -192,10 +195,13 @@ def slot_words(logits: Tensor, targets: Tensor, offset: Tensor) -> Tensor:
 
 
 def slot_cosine(slots: Tensor) -> Tensor:
-    """Return the sum over texts of the mean cosine between different slots, of unit vectors [N, K, D]; 0 for K = 1."""
-    k = slots.shape[1]
+    """Return the sum over texts of the mean cosine between different slots, of unit vectors [N, K, D]; 0 for one slot.
+
+    A text may have fewer than K slots, the others being zeros.
+    """
+    k = slots.any(dim=2).sum(dim=1)
     total = slots.sum(dim=1).square().sum(dim=-1)
-    return ((total - k) / max(1, k * (k - 1))).sum()
+    return ((total - k) / (k * (k - 1)).clamp(min=1)).sum()
 
 
 def denoising(logits: Tensor, tokens: Tensor, factors: Tensor) -> Tensor:

@@ -31,12 +31,14 @@ class Outputs(NamedTuple):
     """What a chunk of B texts gives.
 
     Attributes:
-        dense: [B, K, D] unit vectors, fp32.
+        dense: [B, K, D] unit vectors, fp32; in the place of slots that encoding drops, what changes no score.
+        keep: [B, K] False for those.
         weights: [B, R] term weights of the texts' own content ids; empty for a chunk without content ids.
         local: [7] sums of the local losses, in the order of `LocalLosses`.
     """
 
     dense: Tensor
+    keep: Tensor
     weights: Tensor
     local: Tensor
 
@@ -74,8 +76,9 @@ class RetrieverModule(nn.Module):
         # is never dropped, and add nothing to MaxSim as zeros of a query.
         hidden = torch.where(keep[:, :, None], hidden, hidden[:, :1])
         dense = F.normalize(hidden.float(), dim=-1)
+        kept = dense * keep[:, :, None]
         if chunk.side == "query":
-            dense = dense * keep[:, :, None]
+            dense = kept
         none = dense.sum() * 0.0
         vectors = parts = part_scores = words = terms = diversity = denoising = none
         weights = none.expand(len(dense), 0)
@@ -90,16 +93,16 @@ class RetrieverModule(nn.Module):
         if chunk.words is not None:
             words = self._word_loss(hidden, chunk)
         if chunk.teacher is not None and chunk.aligned:
-            vectors = losses.vector_alignment(dense, chunk.teacher)
+            vectors = losses.vector_alignment(kept, chunk.teacher)
         if chunk.parts is not None:
             parts = losses.part_alignment(dense, chunk.parts)
             part_scores = losses.part_distillation(dense, chunk.parts, chunk.part_temperature)
         if chunk.diversity:
-            diversity = losses.slot_cosine(dense)
+            diversity = losses.slot_cosine(kept)
         if chunk.noised is not None:
             denoising = self._denoising_loss(chunk)
         local = [vectors, parts, part_scores, words, terms, diversity, denoising]
-        return Outputs(dense, weights, torch.stack(local).float())
+        return Outputs(dense, keep, weights, torch.stack(local).float())
 
     def _word_loss(self, hidden: Tensor, chunk: Chunk) -> Tensor:
         """Return the summed cross entropy of the words that slots [B, K, D] should say."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import fields, is_dataclass
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -48,6 +49,7 @@ def read_stages(path: str | Path, overrides: Sequence[str] = ()) -> list[Trainin
     for number, stage in enumerate(own, 1):
         raw = common
         if stages:
+            _check_base(stage, f"{path}: stage {number}")
             # What makes a base of another model is done, and must not be done to it again.
             raw = _merged(raw, {"model": {"slot_start": "auto", "pooling_layer": False}})
         raw = _overridden(_merged(raw, stage), overrides)
@@ -58,7 +60,24 @@ def read_stages(path: str | Path, overrides: Sequence[str] = ()) -> list[Trainin
             output = raw.get("output", TrainingSettings.output)
             raw = _merged(raw, {"output": str(Path(str(output)) / f"stage-{number}")})
         stages.append(build(TrainingSettings, raw, ""))
+    for number, (before, after) in enumerate(pairwise(stages), 1):
+        if all(s.model.lora is not None and not s.model.lora.merge for s in (before, after)):
+            raise InputError(
+                f"{path}: stage {number} ends as an adapter, and stage {number + 1} cannot put another on it; set "
+                f"model.lora.merge to true, for stage {number} at least"
+            )
     return stages
+
+
+def _check_base(stage: Mapping[str, Any], name: str) -> None:
+    """Raise InputError where a stage after the first says what it starts from."""
+    model = stage.get("model")
+    for key in ("base", "sha256"):
+        if isinstance(model, Mapping) and key in model:
+            raise InputError(
+                f"{name} sets model.{key} to {model[key]!r}, but starts from the model of the stage before; leave it "
+                "out, or make a recipe of its own"
+            )
 
 
 def find_recipe(name: str | Path) -> Path:
@@ -117,6 +136,11 @@ def _overridden(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, A
         key, sign, value = item.partition("=")
         if not sign or not key:
             raise InputError(f"an override reads key=value, got {item!r}")
+        if key.split(".")[0] == "stages":
+            raise InputError(
+                f"an override holds for all stages, and none can set one, got {item!r}; give the key as it stands in a "
+                "stage (seed=3), or change the file"
+            )
         target = whole
         *parents, leaf = key.split(".")
         for parent in parents:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments, se
 
 from diffretriever.backbones.hardware import warn_of_slow_bf16
 from diffretriever.errors import InputError, MissingExtraError
+from diffretriever.systems.promptreps import PromptReps
 from diffretriever.training.base import open_base, recompute_layers
 from diffretriever.training.building import BatchBuilder
 from diffretriever.training.callbacks import StepLog
@@ -22,7 +24,7 @@ from diffretriever.training.module import RetrieverModule, build_module, text_ro
 from diffretriever.training.rows import RowFile, open_rows
 from diffretriever.training.saving import save_model
 from diffretriever.training.schedule import Schedule
-from diffretriever.training.settings import TrainingSettings
+from diffretriever.training.settings import LossSettings, TrainingSettings
 from diffretriever.training.store import RunFolder, only_run
 from diffretriever.training.teacher import Teacher
 from diffretriever.training.texts import TextPreparer
@@ -54,18 +56,27 @@ def train(settings: TrainingSettings, *, progress: bool = False) -> Path:
         MissingExtraError: the extra `train` is not installed.
     """
     with only_run(Path(settings.output)):
-        trainer, about = prepare(settings, progress=progress)
-        folder = trainer.folder
-        newest = folder.newest()
-        trainer.train(resume_from_checkpoint=None if newest is None else str(folder.checkpoint(newest)))
-        state = trainer.finish()
-        if trainer.args.should_save:
-            half = torch.float16 if trainer.module.backbone.dtype == torch.float32 else None
-            merge = settings.model.lora is not None and settings.model.lora.merge
-            save_model(trainer.module, folder.model, about, half, merge=merge, state=state)
-            write_card(folder, about)
-        trainer.accelerator.wait_for_everyone()
-        return folder.model
+        model = _train(settings, progress=progress)
+    # A trainer and its callbacks hold each other, and with them model and optimiser, which a next run has no room for.
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return model
+
+
+def _train(settings: TrainingSettings, *, progress: bool) -> Path:
+    trainer, about = prepare(settings, progress=progress)
+    folder = trainer.folder
+    newest = folder.newest()
+    trainer.train(resume_from_checkpoint=None if newest is None else str(folder.checkpoint(newest)))
+    state = trainer.finish()
+    if trainer.args.should_save:
+        half = torch.float16 if trainer.module.backbone.dtype == torch.float32 else None
+        merge = settings.model.lora is not None and settings.model.lora.merge
+        save_model(trainer.module, folder.model, about, half, merge=merge, state=state)
+        write_card(folder, about)
+    trainer.accelerator.wait_for_everyone()
+    return folder.model
 
 
 def prepare(settings: TrainingSettings, *, progress: bool = False) -> tuple[RetrieverTrainer, dict[str, object]]:
@@ -91,6 +102,7 @@ def prepare(settings: TrainingSettings, *, progress: bool = False) -> tuple[Retr
         add_lora(base.backbone, settings.model.lora, settings.model.base)
     new_bias = settings.model.term_bias and base.backbone.term_bias is None
     module = build_module(base, settings.model, settings.seed)
+    _check_slot_losses(settings.loss, module)
     if not settings.loss.needs_head:
         module.freeze_head()
     if settings.optimisation.gradient_checkpointing:
@@ -111,7 +123,7 @@ def prepare(settings: TrainingSettings, *, progress: bool = False) -> tuple[Retr
     if arguments.should_save:
         folder.remove_broken()
         digests = {s.path: f.sha256 for s, f in zip(settings.data.sources, files, strict=True)}
-        about = folder.describe(settings, digests, schedule.steps)
+        about = folder.describe(settings, digests, base.fingerprint, schedule.steps)
         folder.trim_log(folder.newest() or 0)
     arguments.max_steps = schedule.steps
     steps = StepLog(folder, progress=progress)
@@ -125,6 +137,18 @@ def prepare(settings: TrainingSettings, *, progress: bool = False) -> tuple[Retr
     _refuse_shards(settings, trainer)
     trainer.remove_callback(PrinterCallback)
     return trainer, about
+
+
+def _check_slot_losses(loss: LossSettings, module: RetrieverModule) -> None:
+    """Raise InputError where an objective asks something of every slot, and slots are what an answer decodes."""
+    if not isinstance(module.encoder, PromptReps) or max(module.encoder.answer_lengths.values()) == 1:
+        return
+    for name in ("parts", "part_scores", "words", "diversity"):
+        if value := getattr(loss, name):
+            raise InputError(
+                f"loss.{name} is {value} and asks something of every slot, but an answer of promptreps may end before; "
+                "set it to 0, or model.query_slots and model.passage_slots to 1"
+            )
 
 
 def _refuse_shards(settings: TrainingSettings, trainer: RetrieverTrainer) -> None:

@@ -147,7 +147,7 @@ def _gradients(
     wanted = torch.tensor([getattr(settings, name) for name in LocalLosses._fields], device=device)
     pairs = list(zip(inputs.chunks, outputs, strict=True))
     local = torch.stack([means[c.side] * o.local.detach() for c, o in pairs]).sum(0)
-    cosine = sum(losses.slot_cosine(o.dense.detach()) for c, o in pairs if c.side == "passage")
+    cosine = sum(losses.slot_cosine((o.dense * o.keep[:, :, None]).detach()) for c, o in pairs if c.side == "passage")
     summed = world.sum(torch.stack([*local, torch.as_tensor(cosine, device=device)]))
     loss = values[0] + (wanted * summed[:-1]).sum()
     numbers = torch.stack([loss, *values[1:], *summed[:-1], summed[-1] / sum(inputs.passage_counts)]).tolist()

@@ -1,6 +1,6 @@
 """RunFolder: what a run leaves on the disk, and where it goes on after an interruption.
 
-run.json             settings, versions, machine, digests of the data
+run.json             settings, versions, machine, digests of the data and of the base
 log.jsonl            one line per step
 checkpoint-STEP/     a model that `open_system` reads, and the state of the optimiser; the newest ones and the best
 model/               the finished model
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -24,7 +25,9 @@ from diffretriever.training.settings import TrainingSettings
 
 _MARK = "complete"
 _FACTS = "run.json"
+_BASE = "base_fingerprint"
 _PREFIX = "checkpoint-"
+_NAME = re.compile(rf"{_PREFIX}([1-9][0-9]*)")
 #: What may change between the parts of one run: folders move, and a run may be given to another machine.
 _MOVABLE = ("output", "trainer")
 
@@ -50,6 +53,12 @@ def only_run(folder: Path) -> Iterator[None]:
         except FolderTakenError as error:
             raise CheckpointError(f"{error.owner} is training in {folder}; give another `output`") from None
         yield
+
+
+def checkpoint_folders(folder: Path) -> dict[int, Path]:
+    """Return the folders of a run's checkpoints by step; others of a like name, `checkpoint-best`, are the user's."""
+    named = [(_NAME.fullmatch(path.name), path) for path in folder.glob(f"{_PREFIX}*") if path.is_dir()]
+    return {int(name[1]): path for name, path in named if name is not None}
 
 
 class RunFolder:
@@ -98,33 +107,41 @@ class RunFolder:
         Raises:
             CheckpointError: they are not of a run of ours.
         """
-        for folder in self.path.glob(f"{_PREFIX}*"):
+        for folder in checkpoint_folders(self.path).values():
             if not (folder / _MARK).is_file():
                 if not (self.path / _FACTS).is_file():
                     raise CheckpointError(f"{folder} is a checkpoint of another program; give a new `output`")
                 shutil.rmtree(folder)
 
-    def describe(self, settings: TrainingSettings, digests: Mapping[str, str], steps: int) -> dict[str, object]:
+    def describe(
+        self, settings: TrainingSettings, digests: Mapping[str, str], base: str, steps: int
+    ) -> dict[str, object]:
         """Write and return the facts of the run.
 
+        Args:
+            settings: the run.
+            digests: of its files of texts, by path.
+            base: fingerprint of the model it starts from; the same path may lead to another one later.
+            steps: optimiser steps.
+
         Raises:
-            CheckpointError: the folder belongs to a run with other settings or data.
+            CheckpointError: the folder belongs to a run with other settings or data, or from another base.
         """
         about: dict[str, object] = {
             "settings": json.loads(settings.to_json()),
             "steps": steps,
             "data_sha256": dict(digests),
+            _BASE: base,
             "versions": versions(),
             "machine": asdict(Machine.here()),
         }
         path = self.path / _FACTS
-        if path.is_file() and self.newest() is not None:
-            before = read_json_object(path)
-            if _decisive(before) != _decisive(about):
-                raise CheckpointError(
-                    f"{self.path} holds a run with other settings ({_difference(before, about)}); give a new `output`, "
-                    "or remove the folder"
-                )
+        begun = path.is_file() and self.newest() is not None
+        if begun and (difference := _difference(read_json_object(path), about)):
+            raise CheckpointError(
+                f"{self.path} holds a run with other settings, data or base ({difference}); give a new `output`, or "
+                "remove the folder"
+            )
         write_json(path, about)
         return about
 
@@ -149,8 +166,7 @@ class RunFolder:
         partial.replace(self.log)
 
     def _steps(self) -> list[int]:
-        folders = [f for f in self.path.glob(f"{_PREFIX}*") if (f / _MARK).is_file()]
-        return sorted(int(f.name.removeprefix(_PREFIX)) for f in folders)
+        return sorted(step for step, f in checkpoint_folders(self.path).items() if (f / _MARK).is_file())
 
 
 def _decisive(about: Mapping[str, object]) -> dict[str, object]:
@@ -160,7 +176,8 @@ def _decisive(about: Mapping[str, object]) -> dict[str, object]:
         return {}
     kept = _flat({k: v for k, v in settings.items() if k not in _MOVABLE})
     kept.pop("data.folder", None)
-    return {**kept, "steps": about["steps"], **_flat({"data_sha256": about["data_sha256"]})}
+    kept |= {name: about[name] for name in ("steps", _BASE) if name in about}
+    return {**kept, **_flat({"data_sha256": about["data_sha256"]})}
 
 
 def _flat(value: Mapping[str, object], where: str = "") -> dict[str, object]:
@@ -174,6 +191,9 @@ def _flat(value: Mapping[str, object], where: str = "") -> dict[str, object]:
 
 
 def _difference(before: Mapping[str, object], after: Mapping[str, object]) -> str:
+    """Return the first thing that decides the numbers of a run and is not as it was; "" where there is none."""
     old, new = _decisive(before), _decisive(after)
-    name = next(k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k))
-    return f"{name} was {old.get(name)!r}, now {new.get(name)!r}"
+    if _BASE not in old:  # a run that was begun before this was recorded
+        new.pop(_BASE, None)
+    changed = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
+    return f"{changed[0]} was {old.get(changed[0])!r}, now {new.get(changed[0])!r}" if changed else ""

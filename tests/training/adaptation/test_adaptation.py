@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -247,6 +248,28 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(base, texts, tmp_path, m
     assert [row.tokens for row in resumed.rows] == [row.tokens for row in whole.rows]
     with pytest.raises(InputError, match="other settings"):
         adapt(settings(base, texts, tmp_path / "cut", **asked, seed=2), device="cpu")
+
+
+def test_only_numbered_checkpoints_are_gone_on_from(base, texts, tmp_path):
+    asked = {"steps": 2, "save_every": 2, "evaluate_every": 2, "held_out": 10}
+    adapt(settings(base, texts, tmp_path / "out", **asked), device="cpu")
+    kept = tmp_path / "out" / "checkpoints"
+    shutil.copytree(kept / "checkpoint-2", kept / "checkpoint-best")
+    results = adapt(settings(base, texts, tmp_path / "out", **asked), device="cpu")
+    assert [row.step for row in results.rows] == [0, 2]
+    assert (kept / "checkpoint-best").is_dir()
+
+
+def test_texts_are_cut_at_the_positions_that_the_model_has(base, texts, tmp_path, caplog):
+    lines = texts.read_text(encoding="utf-8").splitlines()
+    long = tmp_path / "long.txt"
+    long.write_text("\n".join(" ".join(lines[i : i + 30]) for i in range(0, 200, 2)), encoding="utf-8")
+    asked = {"steps": 1, "held_out": 10, "length": 128}
+    results = adapt(settings(base, long, tmp_path / "out", **asked), device="cpu")
+    assert [row.step for row in results.rows] == [0, 1]
+    assert "a text of 128 tokens was asked for and the model has 64 positions" in caplog.text
+    windows = TextWindows(open_adaptable(base, CPU).tokenizer, 128, 64)
+    assert len(windows.ids(long.read_text(encoding="utf-8"))[0]) == 64
 
 
 def test_a_causal_model_learns_too(texts, tmp_path):

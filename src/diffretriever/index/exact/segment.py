@@ -200,6 +200,7 @@ def open_segment(folder: Path, manifest: Manifest) -> Segment:
     Raises:
         IndexFormatError: a file is missing or damaged.
         OSError: the system does not let a file be read now (too many open, no memory, no permission).
+        MemoryError: there is no memory for what is read of it.
     """
     try:
         keys = json.loads((folder / "keys.json").read_text(encoding="utf-8"))
@@ -218,7 +219,7 @@ def open_segment(folder: Path, manifest: Manifest) -> Segment:
             (arrays["weights"], arrays["indices"], arrays["indptr"]), shape=(count, manifest.vocabulary_size)
         )
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in NOT_DAMAGE:
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in NOT_DAMAGE):
             raise  # called damage, it would have a repair give up a segment that is whole
         # Of any kind: numpy parses the head of a file as Python, and fails in as many ways.
         raise IndexFormatError(f"{folder} is damaged ({error}); restore the index from a copy or rebuild it") from error

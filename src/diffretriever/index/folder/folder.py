@@ -182,7 +182,10 @@ class IndexFolder:
             )
 
     def close(self) -> None:
-        """Close the store, seal the folder and let others open it."""
+        """Close the store, seal the folder and let others open it; in a forked process, leave that to the owner."""
+        if not self.lock.is_own:
+            self.release()
+            return
         checksum = None
         try:
             try:
@@ -200,7 +203,9 @@ class IndexFolder:
     def release(self) -> None:
         """Close the store and let others open the folder, whose seal is left as it is."""
         try:
-            self.store.close()
+            # The threads of an engine are not in a forked process, which would wait for them for ever.
+            if self.lock.is_own:
+                self.store.close()
         finally:
             self.lock.release()
 

@@ -30,7 +30,7 @@ from diffretriever.training.adaptation.texts import (
     retriever_settings,
     split_texts,
 )
-from diffretriever.training.store import only_run
+from diffretriever.training.store import checkpoint_folders, only_run
 
 try:
     import accelerate  # noqa: F401
@@ -78,7 +78,7 @@ def _adapt(settings: AdaptationSettings, *, cpu: bool, progress: bool) -> Adapta
     if settings.recompute:
         backbone.model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
     model = MaskedDiffusionModel(backbone)
-    windows = TextWindows(backbone.tokenizer, settings.length)
+    windows = TextWindows(backbone.tokenizer, settings.length, backbone.position_count)
     slots = PromptSlots(backbone, settings, split.train) if settings.prompt_share else None
     size = settings.steps * settings.batch * settings.accumulate * arguments.world_size
     held_out = HeldOut(model, windows, slots, split.held_out, settings, results, output / RESULTS)
@@ -213,7 +213,7 @@ def _silence(trainer: Trainer) -> None:
 
 def _last_checkpoint(folder: Path) -> str | None:
     """Return the newest whole checkpoint: transformers writes `trainer_state.json` last."""
-    whole = {int(f.parent.name.split("-")[1]): f.parent for f in folder.glob("checkpoint-*/trainer_state.json")}
+    whole = {step: f for step, f in checkpoint_folders(folder).items() if (f / "trainer_state.json").is_file()}
     return str(whole[max(whole)]) if whole else None
 
 

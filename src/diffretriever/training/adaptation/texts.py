@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ from diffretriever.training.adaptation.corruption import Corrupted, corrupt, mas
 from diffretriever.training.adaptation.settings import AdaptationSettings
 from diffretriever.training.salience import TermStatistics, salient_words
 from diffretriever.training.texts import TextPreparer
+
+log = logging.getLogger("diffretriever.training")
 
 _FIELDS = ("text", "positive", *TEXT_FIELDS)
 #: Characters per token, generously; of a longer text a window is read, so that no novel is tokenised whole.
@@ -102,9 +105,16 @@ class TextWindows:
     Args:
         tokenizer: the model's.
         length: longest sequence, those around the text included.
+        positions: how many the model has, which cut longer sequences; None for any number.
     """
 
-    def __init__(self, tokenizer: Tokenizer, length: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, length: int, positions: int | None = None) -> None:
+        if positions is not None and length > positions:
+            log.warning(
+                "a text of %d tokens was asked for and the model has %d positions: longer texts are cut at these",
+                length, positions,
+            )  # fmt: skip
+            length = positions
         self._tokenizer = tokenizer
         self.before, self.after = tokenizer.around()
         self.room = length - len(self.before) - len(self.after)
