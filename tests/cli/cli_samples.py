@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from diffretriever.index import Index
+
 MODEL = Path(__file__).parents[1] / "golden" / "checkpoints" / "tiny-dream"
 TOPICS = ["planet", "ocean", "protein", "engine", "violin", "harvest", "glacier", "market", "enzyme", "bridge"]
 PASSAGES = [
@@ -20,3 +22,8 @@ PASSAGES = [
 def write_jsonl(path, records):
     path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     return path
+
+
+def held(folder):
+    with Index.open(folder) as index:
+        return set(index)
