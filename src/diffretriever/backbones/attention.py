@@ -117,7 +117,7 @@ def _check_direction(spec: BackboneSpec, first: torch.Tensor, *, moves: bool) ->
         raise AttentionError(
             f"{spec.name}: attention is {'full' if reaches else 'causal'}, the row says {spec.attention} (first "
             f"position moved by {moved:.1e} when the last token changed); this release of transformers does not honour "
-            "the mask, install transformers>=5.2,<5.25"
+            "the mask, install transformers 5.23.0, which this package was tested with"
         )
 
 

@@ -158,8 +158,8 @@ class RandomSource:
         spec = spec_for(str(config["model_type"]))
         with torch.device("meta"):
             model = getattr(transformers, spec.architecture)(native_config(spec, config, self.path))
-        # Asked of the native class: published configs have their own words for it.
         generator = torch.Generator(self.device).manual_seed(self.seed)
+        # Asked of the native class: published configs have their own words for it.
         tied = set(getattr(model, "_tied_weights_keys", None) or ()) if model.config.tie_word_embeddings else set()
         for name, parameter in model.named_parameters():
             if name in tied:
