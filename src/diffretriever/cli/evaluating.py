@@ -78,10 +78,8 @@ def evaluate(
 
     Writes OUT/COLLECTION.SPLIT/LABEL/results.json and one TREC run per mode beside it.
     """
-    if not estimate:  # before hours of encoding, not after
-        from diffretriever.evaluation.measures import require_ir_measures
-
-        require_ir_measures()
+    if not estimate:
+        _require_measures()
     if (topics or qrels) and len(collection) > 1:
         raise typer.BadParameter("--topics and --qrels belong to one collection; give one --collection")
     plan = _plan(modes, measures, k, own_ids, fusion, alpha, idf, rerank, depth, seed)
@@ -96,6 +94,13 @@ def evaluate(
             _say_estimate(experiment, always=True)
         return
     show_results([_evaluate(experiment, out, overwrite=overwrite) for experiment in experiments])
+
+
+def _require_measures() -> None:
+    """Raise before hours of encoding, not after, where nothing can be measured."""
+    from diffretriever.evaluation.measures import require_ir_measures
+
+    require_ir_measures()
 
 
 def _plan(
